@@ -28,6 +28,10 @@ class UnknownDecisionError(AgentError):
     """An outcome for a decision that does not exist."""
 
 
+class AwaitedError(AgentError):
+    """An outcome for a decision that a decider may have made, and that is not in the log yet."""
+
+
 class ConflictError(AgentError):
     """The same id again with other content, or a part of an outcome that contradicts itself."""
 

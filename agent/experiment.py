@@ -29,8 +29,10 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import socket
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar
 
@@ -42,12 +44,14 @@ if TYPE_CHECKING:
     from equipoise.agent.answers.status import Activity, Status
     from equipoise.agent.budget.cost import Spent
     from equipoise.agent.config import ExperimentConfig
+    from equipoise.agent.config.service import LaneSettings
     from equipoise.agent.errors import ConfigError
     from equipoise.agent.estimators.base import Estimates
+    from equipoise.agent.lanes.decider import LaneKeeper
     from equipoise.agent.lifecycle.eras import Ended
     from equipoise.agent.monitors.check import Checks
     from equipoise.store.contract import Store
-    from equipoise.store.records import Observation, Simulation
+    from equipoise.store.records import Observation, Outcome, Simulation
 
 Path: TypeAlias = str | os.PathLike[str]
 Row = TypeVar("Row")
@@ -77,12 +81,15 @@ class Experiment:
         config: Path | Mapping[str, Any] | ExperimentConfig | None = None,
         *,
         clock: Callable[[], float] = time.time,
+        key: Path | None = None,
     ) -> Self:
         """Open a store, which is made with its key where there is none.
 
-        store: the path of its file; None keeps everything in memory, for trying out. config: the
-        path of a TOML file, its content as a dict, or an `ExperimentConfig`; None takes the one the
-        store was opened with last. clock: seconds since the epoch, for rows without a time.
+        store: the path of its file, or a URL postgresql://host/database?schema=name; None keeps
+        everything in memory, for trying out. config: the path of a TOML file, its content as a
+        dict, or an `ExperimentConfig`; None takes the one the store was opened with last. clock:
+        seconds since the epoch, for rows without a time. key: the file of its secret key, where
+        that is not beside it.
 
         Raises ConfigError with every problem of a configuration, AgentError where the store was
         opened with another one that cannot be changed or its key is missing, and StoreError for a
@@ -92,8 +99,8 @@ class Experiment:
         from equipoise.agent.decisions.uniforms import new_key
         from equipoise.agent.lifecycle.opening import with_after_decision
         from equipoise.agent.maintenance.key_file import open_key
-        from equipoise.store.journal import JournaledStore
         from equipoise.store.memory import MemoryStore
+        from equipoise.store.opening import exists, named, open_served
 
         experiment = None if config is None else _experiment_config(config)
         if store is None:
@@ -102,16 +109,64 @@ class Experiment:
             memory = MemoryStore()
             experiment = with_after_decision(experiment, memory)
             return cls(Agent(experiment, memory, new_key(), at=clock()), clock)
-        if experiment is None and not os.path.exists(store):
-            raise _missing_config(os.fspath(store))
-        opened = JournaledStore(store)
+        if experiment is None and not exists(store):
+            raise _missing_config(named(store))
+        opened = open_served(store)
         try:
             experiment = _stored_config(opened) if experiment is None else experiment
             experiment = with_after_decision(experiment, opened)
-            return cls(Agent(experiment, opened, open_key(opened), at=clock()), clock)
+            return cls(Agent(experiment, opened, open_key(opened, key), at=clock()), clock)
         except BaseException:
             opened.close()
             raise
+
+    @staticmethod
+    def join(
+        store: str,
+        *,
+        key: bytes | Path | None = None,
+        folder: Path | None = None,
+        seconds: float = 10.0,
+        settings: LaneSettings | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> Joined:
+        """Decide in this program for an experiment whose authority is elsewhere (`serve --role
+        authority`, or with `--workers`).
+
+        store: its URL `postgresql://…`, or the path of its store on this machine. key: the
+        experiment's, or the file that holds it; by default EQUIPOISE_KEY, or where that of the
+        store lies.
+        folder: for what the authority does not have yet; made where it is missing, and kept by
+        programs that follow each other. seconds: to wait for a lane; without one, requests are
+        served as routed until there is. settings: times, by default those of `[service.lanes]`.
+        Raises AgentError where the key is missing or another experiment's.
+        """
+        from equipoise.agent.config.service import LaneSettings
+        from equipoise.agent.lanes.decider import LaneKeeper, lane_folder
+        from equipoise.agent.maintenance.key_file import given_key
+        from equipoise.store.lanes.opening import open_hub
+
+        if not isinstance(key, bytes):
+            key = given_key(store, key)
+        times = settings or LaneSettings()
+        where = lane_folder(store, None if folder is None else os.fspath(folder))
+        joined = Joined(clock)
+        joined.keeper = LaneKeeper(
+            lambda: open_hub(store, seconds=times.lease_seconds),
+            key,
+            where,
+            f"{socket.gethostname()}:{os.getpid()}",
+            times,
+            run=joined.run,
+            clock=clock,
+        )
+        joined.keeper.start()
+        try:
+            joined.keeper.wait(seconds)
+        except BaseException:
+            joined.close(0.0)
+            raise
+        return joined
 
     def decide(
         self,
@@ -303,6 +358,143 @@ class Experiment:
                 with contextlib.suppress(StoreError):
                     self.agent.checkpoint(self._clock())
             self.agent.store.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+KEPT_OUTCOMES = 10_000
+"""Outcomes that wait for a lane, of a program that has none."""
+
+
+class Joined:
+    """A decider in this program; `Experiment.join` makes one.
+
+    Threads may share it: calls wait for each other. keeper: what leases, fetches and ships, in a
+    thread of its own. lost: outcomes that found no room while no lane was held.
+    """
+
+    keeper: LaneKeeper
+
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self.lost = 0
+        self._clock = clock
+        self._lock = threading.RLock()
+        self._waiting: deque[Outcome] = deque()
+        self._closed = False
+        self._process = os.getpid()
+
+    def run(self, work: Callable[[], None]) -> None:
+        """Do something between two calls."""
+        with self._lock:
+            work()
+
+    @property
+    def trouble(self) -> str | None:
+        """Why requests are served as routed, or soon will be; None where all is well."""
+        return self.keeper.trouble
+
+    def decide(self, request_id: str, routed: str, features: Features, **options: Any) -> Choice:
+        """The model to serve this request, drawn here and logged before it is returned.
+
+        Parameters as of `Experiment.decide`. Where no lane is held, or its files cannot be
+        written, it is the routed model with the reason, and nothing is logged.
+        Raises AgentError or FeatureError, both ValueErrors, naming field, value and limit.
+        """
+        from equipoise.agent.errors import BrokenError
+        from equipoise.store.errors import StoreError
+        from equipoise.store.records import Request
+
+        fields = {"request_id": request_id, "routed": routed, "features": features}
+        request = _record(Request, {**fields, **options})
+        with self._opened():
+            lane, reason = self.keeper.lane, "lane-lost"
+            if lane is not None and lane.decides():
+                self._tell_waiting()
+                try:
+                    decision = lane.records.decide_one(request)
+                except BrokenError:
+                    reason = "restarting"
+                except StoreError:
+                    reason = "store-failed"
+                else:
+                    return Choice(
+                        request_id,
+                        decision.model,
+                        decision.routed,
+                        decision.randomized,
+                        decision.propensity,
+                        decision.decision_id,
+                        ask=bool(decision.ask),
+                    )
+        return Choice(request_id, routed, routed, reason=reason)
+
+    def outcome(self, request: Choice | str, **parts: Any) -> None:
+        """Report what came of a request, by its choice or its request_id; parts as of
+        `Experiment.outcome`. Of a choice that was not decided nothing is kept. What contradicts a
+        decision of another decider is refused by the authority, which counts it.
+        """
+        from equipoise.store.records import Outcome
+
+        known = (PARTS - {"outcome_token"}) | {"at"}
+        if not parts.keys() <= known:
+            raise TypeError(
+                f"{sorted(parts.keys() - known)} is no part of an outcome: {sorted(known)}"
+            )
+        if isinstance(request, Choice):
+            if request.decision_id is None:
+                return
+            name = {"decision_id": request.decision_id}
+        else:
+            name = {"request_id": request}
+        outcome = _record(Outcome, {**parts, **name})
+        with self._opened():
+            self._tell_waiting()
+            lane = self.keeper.lane
+            if lane is not None:
+                lane.records.observe([outcome])
+            elif len(self._waiting) < KEPT_OUTCOMES:
+                self._waiting.append(outcome)
+            else:
+                self.lost += 1
+
+    def _tell_waiting(self) -> None:
+        """Take the outcomes that came while no lane was held."""
+        lane = self.keeper.lane
+        while lane is not None and self._waiting:
+            try:
+                lane.records.observe([self._waiting[0]])
+            except ValueError:
+                self.lost += 1
+            self._waiting.popleft()
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[None]:
+        from equipoise.agent.errors import AgentError
+
+        if self._process != os.getpid():
+            why = f"was joined by process {self._process}"
+            raise AgentError(f"this experiment {why}: join it in this one, {os.getpid()}")
+        with self._lock:
+            if self._closed:
+                raise AgentError("this experiment is closed: join it again")
+            yield
+
+    def close(self, seconds: float = 10.0) -> bool:
+        """Ship what is left, and give the lane back; whether that worked in so many seconds. What
+        is left is shipped by the next program with the folder. Closing again changes nothing."""
+        if self._process != os.getpid():
+            return False  # it is the parent's
+        with self._lock:
+            if self._closed:
+                return self.keeper.lane is None
+            self._tell_waiting()
+            self._closed = True
+            self.lost += len(self._waiting)
+        return self.keeper.close(seconds)
 
     def __enter__(self) -> Self:
         return self

@@ -20,6 +20,7 @@ from equipoise.agent.decisions.validation import other_content, stored_row
 from equipoise.agent.errors import (
     APART_SECONDS,
     AgentError,
+    AwaitedError,
     ConflictError,
     UnknownDecisionError,
     check_against,
@@ -72,6 +73,8 @@ class RecordAdapter:
     ) -> None:
         self.agent = agent
         self._clock, self._off = clock, off
+        self.awaits: Callable[[int], bool] = lambda lane: False
+        """Whether more decisions of a lane may come; set by its authority."""
         self._position = {name: index for index, name in enumerate(agent.models)}
 
     def decide(self, requests: Sequence[Request]) -> list[Decision]:
@@ -380,7 +383,7 @@ class RecordAdapter:
                 raise AgentError("an outcome needs a decision_id or a request_id")
             named = None if name is None else self.number(name)
             if name is not None and named is None:
-                raise UnknownDecisionError(f"decision_id {name!r} does not exist")
+                raise self._missing(name)
             if request is not None and request not in decided:
                 raise UnknownDecisionError(f"request_id {request!r} was never decided")
             number = decided[request or ""] if named is None else named
@@ -402,6 +405,12 @@ class RecordAdapter:
         if lane:
             return position - (lane << LANE_BITS) if position >> LANE_BITS == lane else None
         return self.agent.store.find_draws((position,)).get(position)
+
+    def _missing(self, name: str) -> AgentError:
+        position = decision_position(name)
+        if position is not None and self.awaits(position >> LANE_BITS):
+            return AwaitedError(f"decision_id {name!r} is not in the log yet: send it again")
+        return UnknownDecisionError(f"decision_id {name!r} does not exist")
 
     def position(self, number: int) -> int:
         """The position of a decision's uniform, which names it."""

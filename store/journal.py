@@ -102,6 +102,7 @@ class JournaledStore(Store):
             self._log.close()
             raise
         self.path = self._log.path
+        self.where = str(self.path)
         self.read_only = False
         self.trouble: StoreError | None = None
         """Why SQLite does not take what waits, None while it does."""
@@ -584,16 +585,3 @@ class BloomFilter:
             return False
         place = ((key * _SPREAD) & _WORD) >> (64 - _BITS)
         return bool(bits[place >> 3] & (1 << (place & 7)))
-
-
-def open_store(
-    path: str | os.PathLike[str],
-    read_only: bool = False,
-    durability: Durability = "process",
-    *,
-    busy_seconds: float = 1.0,
-) -> Store:
-    """A store for the daemon (journaled), or for reading beside it."""
-    if read_only:
-        return SqliteStore(path, read_only=True, busy_seconds=busy_seconds)
-    return JournaledStore(path, durability, busy_seconds=busy_seconds)

@@ -34,8 +34,11 @@ def ingest(
     ] = None,
     config: Annotated[Path, typer.Option(help="The configuration file.")] = Path("equipoise.toml"),
     store: Annotated[
-        Path | None,
-        typer.Option(help="The store; created if it does not exist.", show_default="service.store"),
+        str | None,
+        typer.Option(
+            help="The store, a file or URL; created if it does not exist.",
+            show_default="service.store",
+        ),
     ] = None,
     kind: Annotated[
         str | None,

@@ -16,27 +16,31 @@ from equipoise.agent.cli import say
 if TYPE_CHECKING:
     from equipoise.agent.config import ExperimentConfig
     from equipoise.agent.maintenance.audit import Audit
-    from equipoise.store.sqlite import SqliteStore
+    from equipoise.store.sql.store import SqlStore
+
+STORE_HELP = "The store: a SQLite file, or postgresql://host/database?schema=name."
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[tuple[SqliteStore, ExperimentConfig]]:
+def reading(where: str | Path) -> Iterator[tuple[SqlStore, ExperimentConfig]]:
     """The store, read-only, and the configuration frozen in it.
 
     What a killed daemon left in the tail is taken in first: nothing acknowledged is missing.
 
-    Raises AgentError where the file is a store that no experiment was opened on.
+    Raises AgentError where it is a store that no experiment was opened on.
     """
     from equipoise.agent.config import ExperimentConfig
     from equipoise.agent.errors import AgentError
     from equipoise.agent.lifecycle import stored_config
-    from equipoise.store.sqlite import SqliteStore
+    from equipoise.store.address import is_url, shown
+    from equipoise.store.opening import open_store
 
-    _take_in_tail(path)
-    with SqliteStore(path, read_only=True) as store:
+    if not is_url(where):
+        _take_in_tail(Path(where))
+    with open_store(where, read_only=True) as store:
         text = stored_config.load(store)
         if text is None:
-            raise AgentError(f"{path} holds no experiment yet")
+            raise AgentError(f"{shown(where)} holds no experiment yet")
         yield store, ExperimentConfig.from_json(text)
 
 
@@ -56,10 +60,13 @@ def _take_in_tail(path: Path) -> None:
 
 
 def audit(
-    store: Annotated[Path, typer.Argument(help="The store (a SQLite file).")],
+    store: Annotated[str, typer.Argument(help=STORE_HELP)],
     anchor: Annotated[
         list[Path] | None,
         typer.Option(metavar="FILE|BACKUP", help="Compare with these anchors; repeatable."),
+    ] = None,
+    key: Annotated[
+        Path | None, typer.Option(help="The key file.", show_default="beside the store")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
@@ -87,7 +94,7 @@ def audit(
         result = run(
             opened,
             config,
-            read_key(store),
+            read_key(store, key),
             lambda doing, rows: say_progress(f"{doing}: {rows:,} of {plural(total, 'row')}"),
             anchors,
         )
@@ -168,7 +175,7 @@ def _not_randomizable(result: Audit) -> str:
 
 
 def backup(
-    store: Annotated[Path, typer.Argument(help="The store (a SQLite file).")],
+    store: Annotated[str, typer.Argument(help="The store (a SQLite file).")],
     out: Annotated[Path, typer.Option(help="Folder to create; it must not exist.")],
     force: Annotated[
         bool,
@@ -181,13 +188,20 @@ def backup(
     """Copy a store and its key, even while it is in use.
 
     The copy is a complete store as of one moment: `audit` and `status` work on it. Its files have
-    mode 0600.
+    mode 0600. Of a store in PostgreSQL pg_dump makes one, or `migrate` a SQLite file.
 
     Example: equipoise backup equipoise.db --out backups/monday
     """
+    from equipoise.agent.errors import AgentError
     from equipoise.agent.maintenance.backups import back_up
+    from equipoise.store.address import is_url, shown
 
-    _print(back_up(store, out, force=force), out, as_json)
+    if is_url(store):
+        raise AgentError(
+            f"{shown(store)} is a PostgreSQL database: back it up with pg_dump, or with"
+            " equipoise migrate URL FILE, and keep its key"
+        )
+    _print(back_up(Path(store), out, force=force), out, as_json)
 
 
 def restore(
@@ -224,7 +238,7 @@ def _print(facts: dict[str, object], where: Path, as_json: bool) -> None:
 
 
 def export(
-    store: Annotated[Path, typer.Argument(help="The store (a SQLite file).")],
+    store: Annotated[str, typer.Argument(help=STORE_HELP)],
     out: Annotated[Path, typer.Option(help="Folder to create; it must not exist.")],
     format_: Annotated[
         str, typer.Option("--format", help="What is written.", metavar="parquet|csv|dsjson|obp")
@@ -254,6 +268,7 @@ def export(
     Example: equipoise export experiment.db --out vw --format dsjson
     """
     from equipoise.agent.maintenance.atomic_files import check_target
+    from equipoise.store.address import files_of
     from equipoise.store.words import plural
 
     formats = ("parquet", "csv", "dsjson", "obp")
@@ -264,7 +279,7 @@ def export(
     if era is not None and not of_rows:
         raise typer.BadParameter(f"{format_} holds every era", param_hint="--era")
     # Before the store is opened: a long log is not read for nothing.
-    check_target(out, "experiment.json" if force else None, source=store)
+    check_target(out, "experiment.json" if force else None, source=files_of(store))
     with reading(store) as (opened, config), _progress("reading the log") as say_progress:
         total = opened.next_seq
         if of_rows:
@@ -323,7 +338,7 @@ def _feedback_sentences(out: Path, facts: dict[str, Any]) -> list[str]:
 
 
 def repair(
-    store: Annotated[Path, typer.Argument(help="The store (a SQLite file); no daemon may run.")],
+    store: Annotated[str, typer.Argument(help=f"{STORE_HELP} No daemon may run.")],
     check: Annotated[
         bool, typer.Option(help="Only report what is missing; exit code 1 if anything is.")
     ] = False,
@@ -340,23 +355,24 @@ def repair(
     Example: equipoise repair equipoise.db --check
     """
     from equipoise.store.errors import LostRowsError, MissingStoreError
-    from equipoise.store.sqlite import SqliteStore
+    from equipoise.store.opening import exists, named, open_store
     from equipoise.store.words import plural
 
-    if not store.is_file():
-        raise MissingStoreError(f"store {store} does not exist")
+    if not exists(store):
+        raise MissingStoreError(f"store {named(store)} does not exist")
     refusal = ""
     try:
         if check:
-            SqliteStore(store).close()
+            open_store(store).close()
     except LostRowsError as error:
         refusal = str(error)
-    losses, recovered, put_aside = [], 0, []
+    losses: list[str] = []
+    recovered, put_aside = 0, list[str]()
     if not check:
-        with SqliteStore(store, accept_loss=True) as opened:
+        with open_store(store, accept_loss=True) as opened:
             leftovers = opened.leftovers
             losses = [gap.sentence for gap in leftovers.gaps]
-            recovered, put_aside = leftovers.recovered, leftovers.put_aside
+            recovered, put_aside = leftovers.recovered, list(leftovers.put_aside)
     if as_json:
         import msgspec
 
@@ -368,9 +384,9 @@ def repair(
         }
         typer.echo(msgspec.json.encode(facts).decode())
     elif check:
-        typer.echo(refusal or f"{store}: nothing is missing")
+        typer.echo(refusal or f"{named(store)}: nothing is missing")
     else:
-        typer.echo(f"{store}: {plural(recovered, 'row')} taken in from the tail")
+        typer.echo(f"{named(store)}: {plural(recovered, 'row')} taken in from the tail")
         for sentence in losses or ["nothing"]:
             typer.echo(f"lost: {sentence}")
         if put_aside:
@@ -380,12 +396,13 @@ def repair(
 
 
 def end(
-    store: Annotated[
-        Path | None, typer.Argument(help="The store (a SQLite file); no daemon may run.")
-    ] = None,
+    store: Annotated[str | None, typer.Argument(help=f"{STORE_HELP} No daemon may run.")] = None,
     model: Annotated[str | None, typer.Option(help="Serve this model from now on.")] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Leave today's routing as it is.")] = False,
     reason: Annotated[str, typer.Option(help="Kept in the store, for people.")] = "",
+    key: Annotated[
+        Path | None, typer.Option(help="The key file.", show_default="beside the store")
+    ] = None,
     url: Annotated[
         str | None,
         typer.Option(help="Ask this daemon instead, with the token in EQUIPOISE_TOKEN (admin)."),
@@ -418,7 +435,7 @@ def end(
         ended = msgspec.convert(_asked(url, "/v1/end", body)["ended"], Ended)
     else:
         try:
-            with Experiment.open(store) as experiment:
+            with Experiment.open(store, key=key) as experiment:
                 ended = experiment.end(model, keep=keep, reason=reason)
         except StoreInUseError as error:
             why = "end it with --url http://HOST:PORT if that is a daemon"

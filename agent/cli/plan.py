@@ -155,9 +155,7 @@ def plan_command(of_benchmark: OfBenchmark, validate: Validate) -> Callable[...,
             typer.Option(help="Share of users who are asked for a rating, with --missing asked."),
         ] = None,
         seed: Annotated[int | None, typer.Option(help="Seed of the simulation.")] = None,
-        store: Annotated[
-            Path | None, typer.Option(help="Start from what this store knows.")
-        ] = None,
+        store: Annotated[str | None, typer.Option(help="Start from what this store knows.")] = None,
         benchmark: Annotated[
             str | None, typer.Option(help="Plan for this benchmark, NAME or NAME:PATH.")
         ] = None,
@@ -310,7 +308,7 @@ def _without_none(**fields: Any) -> dict[str, Any]:
 
 def _answer(
     fields: dict[str, Any],
-    store: Path | None,
+    store: str | None,
     benchmark: str | None,
     world: list[str],
     of_benchmark: OfBenchmark,

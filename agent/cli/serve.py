@@ -60,8 +60,11 @@ def init(
 def serve(
     config: Annotated[Path, typer.Option(help="The configuration (equipoise.toml).")],
     store: Annotated[
-        Path | None,
-        typer.Option(help="The store; created if it does not exist.", show_default="service.store"),
+        str | None,
+        typer.Option(
+            help="The store, a file or URL; created if it does not exist.",
+            show_default="service.store",
+        ),
     ] = None,
     host: Annotated[
         str | None, typer.Option(help="Address to listen on.", show_default="service.host")
@@ -95,7 +98,7 @@ def serve(
     ] = "both",
     key: Annotated[
         Path | None,
-        typer.Option(help="Key of the experiment, for deciders.", show_default="STORE.key"),
+        typer.Option(help="The key file of the experiment.", show_default="service.key"),
     ] = None,
     check: Annotated[
         bool, typer.Option(help="Only check the configuration and forecast the store's growth.")
@@ -122,13 +125,15 @@ def serve(
     from equipoise.agent.service.run import check_only
 
     options = {
-        "store": None if store is None else str(store),
+        "store": store,
         "host": host,
         "port": port,
     }
     overrides: dict[str, object] = {
         name: value for name, value in options.items() if value is not None
     }
+    if key is not None:
+        overrides["key"] = str(key)
     if uds is not None:
         if host is not None or port is not None:
             raise typer.BadParameter("leave --host and --port out", param_hint="--uds")
@@ -147,4 +152,4 @@ def serve(
         else:
             say(sentence.splitlines())
     else:
-        raise typer.Exit(serve_role(config, overrides, role, workers, key))
+        raise typer.Exit(serve_role(config, overrides, role, workers))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from equipoise.agent.cli.maintenance import STORE_HELP
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def status(
-    store: Annotated[Path, typer.Argument(help="The store (a SQLite file).")],
+    store: Annotated[str, typer.Argument(help=STORE_HELP)],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
     """Show what a store knows about every model.
@@ -29,17 +30,18 @@ def status(
     from equipoise.agent.agent import Agent
     from equipoise.agent.cli.maintenance import reading
     from equipoise.agent.errors import AgentError
+    from equipoise.store.address import beside, shown
 
     with reading(store) as (opened, config):
         try:
             agent = Agent(config, opened, None)
             # Where a daemon looks unless its file names another; only the file says that.
-            agent.state.killed = Path(f"{store}.kill").exists()
+            agent.state.killed = beside(store, ".kill").exists()
             facts = describe(agent)
         except (ValueError, OSError):
             raise
         except Exception as error:  # whatever is in the log, it is said in one line
-            text = f"{store} cannot be summed up: {type(error).__name__}: {error}"
+            text = f"{shown(store)} cannot be summed up: {type(error).__name__}: {error}"
             raise AgentError(text) from error
     if as_json:
         import msgspec
@@ -49,7 +51,7 @@ def status(
     _print(facts)
     if facts["status"] in ("exploring", "restarted"):
         # A forecast simulates for seconds: it is not part of what is asked for at a glance.
-        typer.echo(f"When it will be decided: equipoise plan --store {store}")
+        typer.echo(f"When it will be decided: equipoise plan --store {shown(store)}")
 
 
 def describe(agent: Agent) -> dict[str, Any]:

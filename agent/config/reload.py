@@ -43,6 +43,7 @@ NEED_RESTART = (
     "uds_mode",
     "base_path",
     "durability",
+    "key",
     "kill_switch",
     "anchor",
     "limits",

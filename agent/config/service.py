@@ -24,6 +24,7 @@ import msgspec
 from equipoise.agent.config.parts import Part
 from equipoise.agent.features.declarations import bound, twice
 from equipoise.agent.features.values import Problem, shown, suggestion
+from equipoise.store.address import beside
 
 SECONDS_A_DAY = 86_400.0
 Count: TypeAlias = Annotated[int, bound("a whole number of 1 or more", ge=1, le=2**40 - 1)]
@@ -197,16 +198,14 @@ class LaneSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Several deciders over one log (`serve --workers`, `serve --role`).
 
     folder: where deciders keep what the authority does not have yet; `<store>.lanes.d` unless
-    declared, and ./equipoise-lanes beside a database. key: the file of the experiment's key, for
-    deciders without the store's own. authority: where deciders send what only the authority
-    answers, such as http://10.0.0.7:8080; beside it on one machine they need none.
+    declared, and ./equipoise-lanes beside a database. authority: where deciders send what only the
+    authority answers, such as http://10.0.0.7:8080; beside it on one machine they need none.
     lease_seconds: how long a decider decides without a word from the hub, and an authority without
     renewing its term. publish_seconds: between two publications. ship_seconds: between two
     shipments. stale_seconds: how long deciders act by a publication when no newer one comes.
     """
 
     folder: Annotated[str, bound("the path of a folder", min_length=1)] | None = None
-    key: Annotated[str, bound("the path of a key", min_length=1)] | None = None
     authority: (
         Annotated[str, bound("an address that begins with http", pattern="^https?://")] | None
     ) = None
@@ -348,7 +347,11 @@ _ADDRESS = re.compile(r"https?://[^\s/?#\\]+[^\s\\]*")
 class ServiceSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The daemon.
 
-    store, host, port: `--store`, `--host`, `--port` override them; port 0 takes a free one.
+    store: the path of a SQLite file, or the URL of a PostgreSQL database,
+    postgresql://host/database?schema=name. store, host, port: `--store`, `--host`, `--port`
+    override them; port 0 takes a free one.
+    key: the file of the experiment's secret key; `<store>.key` unless declared, and for a URL
+    `<schema>.key` in the working folder.
     uds: the file of a Unix socket to listen on, instead of host and port (`--uds`); uds_mode: its
     permissions, in octal digits: who may write to it may do what a token is needed for elsewhere,
     unless tokens are declared.
@@ -376,7 +379,7 @@ class ServiceSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     that came with its decision; `open` takes it without, from clients that do not know of it.
     """
 
-    store: Annotated[str, bound("the path of the store", min_length=1)] = "equipoise.db"
+    store: Annotated[str, bound("the path or URL of the store", min_length=1)] = "equipoise.db"
     host: str = "127.0.0.1"
     port: Annotated[int, bound("0 to 65535", "0 takes a free one", ge=0, le=65_535)] = 8080
     uds: Annotated[str, bound("the path of a socket", min_length=1)] | None = None
@@ -384,6 +387,7 @@ class ServiceSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     base_path: BasePath = ""
     mode: Literal["observe", "run"] = "run"
     durability: Literal["process", "power"] = "process"
+    key: Annotated[str, bound("the path of a file", min_length=1)] | None = None
     kill_switch: str | None = None
     anchor: str | None = None
     refresh_seconds: Period = 1.0
@@ -412,7 +416,7 @@ class ServiceSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     @property
     def kill_switch_path(self) -> str:
         """The file that stops all randomizing while it exists."""
-        return self.kill_switch or f"{self.store}.kill"
+        return self.kill_switch or str(beside(self.store, ".kill"))
 
     def faults(self) -> Iterator[Problem]:
         if self.anchor is not None and self.anchor in ("", self.store):

@@ -55,8 +55,9 @@ from equipoise.agent.record_adapter import RecordAdapter
 from equipoise.store.batches import text_key
 from equipoise.store.errors import StoreInUseError
 from equipoise.store.files import OpenHereError
+from equipoise.store.opening import open_store
 from equipoise.store.records import Observation, Outcome, Simulation
-from equipoise.store.sqlite import SqliteStore
+from equipoise.store.sql.store import SqlStore
 from equipoise.store.words import plural
 
 P = TypeVar("P")
@@ -332,7 +333,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
 
     files: list[str]
     config: Path
-    store: Path | None = None
+    store: str | None = None
     kind: str | None = None
     mapping: str | None = None
     preset: str | None = None
@@ -524,18 +525,17 @@ def _sink(
         with closing(DaemonSink(order.url, os.environ.get(TOKEN_VARIABLE), kind)) as daemon:
             yield daemon, None
         return
-    path = Path(file.service.store) if order.store is None else order.store
-    with _opened(path) as store:
+    with _opened(file.service.store if order.store is None else order.store) as store:
         config = with_after_decision(file.experiment, store)
-        agent = Agent(config, store, open_key(store), at=time.time())
+        agent = Agent(config, store, open_key(store, file.service.key), at=time.time())
         drawn = None if declared is None else DrawnRows(agent, declared, time.time())
         yield StoreSink(RecordAdapter(agent), kind, drawn), drawn
         agent.checkpoint(time.time())
 
 
-def _opened(path: Path) -> SqliteStore:
+def _opened(where: str) -> SqlStore:
     try:
-        return SqliteStore(path)
+        return open_store(where)
     except OpenHereError:
         raise
     except StoreInUseError as error:

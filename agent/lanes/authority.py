@@ -52,9 +52,9 @@ class LaneReport(msgspec.Struct, frozen=True, kw_only=True):
     """A lane as its authority sees it.
 
     lane: its number. name: of its decider. held: whether its decider may draw. lost: whether it
-    lost its lease. whole: whether nothing of it is left to come. version: of the publication it acts by.
-    seconds: until its lease runs out, below 0 where it did. draws: how many requests it has
-    randomized, as it said last. tickets: how many it may randomize in all, null for any number.
+    lost its lease. whole: whether nothing of it is left to come. version: of the publication that
+    it acts by. seconds: until its lease runs out, below 0 where it did. draws: how many requests it
+    has randomized, as it said last. tickets: how many it may randomize in all, null for any number.
     """
 
     lane: int
@@ -102,7 +102,8 @@ class LanesReport(msgspec.Struct, frozen=True, kw_only=True):
 class Authority:
     """One experiment's authority, from its election on.
 
-    agent: of the whole log, with its key; adapter: its names; hub, term: where it was elected.
+    agent: of the whole log, with its key; adapter: its names; hub, term: where it was elected, as
+    `name`.
     term_seconds: for how long a term is kept. publish_seconds: between two publications; stale: how
     long deciders may go on by one; grace: seconds that a lane has to ship after its lease ran out.
     vouch: as of `Sequencer`. settled: called before the hub is told to forget rows, and returns
@@ -118,6 +119,7 @@ class Authority:
         term: Term,
         log: Logger,
         *,
+        name: str = "authority",
         term_seconds: float = 10.0,
         publish_seconds: float = 1.0,
         stale_seconds: float = 60.0,
@@ -127,6 +129,7 @@ class Authority:
         deposed: Callable[[], None] = lambda: None,
     ) -> None:
         self._agent, self._hub, self._term, self._log = agent, hub, term, log
+        self._name = name
         self._term_seconds, self._publish_seconds = term_seconds, publish_seconds
         self._stale_seconds, self._grace = stale_seconds, grace
         self._settled, self._deposed = settled, deposed
@@ -179,7 +182,14 @@ class Authority:
         if self.over:
             return
         try:
-            await work()
+            try:
+                await work()
+            except TermEndedError:
+                # It ran out while this process slept, or the machine was short of time. Where
+                # nobody else was elected it goes on: the log has had no other writer.
+                if not await self._elected_again():
+                    raise
+                self._log.warning("elected-again")
         except TermEndedError as error:
             self.over = True
             self.problem = str(error)
@@ -194,11 +204,23 @@ class Authority:
                 self._log.info("hub-back")
             self.problem = None
 
+    async def _elected_again(self) -> bool:
+        term = await self._ask(self._hub.elect, self._name, self._term_seconds)
+        if term is None:
+            return False
+        self._term, self._kept = term, time.monotonic()
+        assert self._newest is not None
+        # What another one may have published, and given away, in between.
+        others = await self._ask(self._hub.publications, self._newest.version + 1)
+        if others:
+            self._office.resume(others)
+            self._sequencer.versions |= {each.version: each for each in others}
+        await self._look()
+        await self._publish()
+        return True
+
     async def _work(self) -> None:
-        now = time.monotonic()
-        if now - self._kept >= self._term_seconds * _KEEP_SHARE:
-            self._term = await self._ask(self._hub.keep, self._term)
-            self._kept = now
+        await self._renew()
         await self._look()
         for lane in await self._ask(self._hub.end_lapsed, self._term, self._grace):
             self._log.warning("lane-lost", lane=lane)
@@ -207,6 +229,13 @@ class Authority:
         await self._sequence()
         await self._take_outcomes()
         await self._tidy()
+
+    async def _renew(self) -> None:
+        """Renew the term where that is due: in the middle of a long turn too."""
+        now = time.monotonic()
+        if now - self._kept >= self._term_seconds * _KEEP_SHARE:
+            self._term = await self._ask(self._hub.keep, self._term)
+            self._kept = now
 
     async def _finish(self) -> None:
         await self._look()
@@ -265,6 +294,7 @@ class Authority:
             self.heard = -math.inf
             for finished in self._sequencer.decisions(iter(parcels)):
                 await self._forget(finished)
+                await self._renew()
         self._sequenced = self._sequencer.closed = max(self._sequenced, closed)
 
     def _fetch(self, version: int) -> list[Parcel]:
@@ -285,6 +315,7 @@ class Authority:
             finished = self._sequencer.outcomes(parcels, now)
             if finished:
                 await self._forget(finished)
+            await self._renew()
             if len(parcels) < OUTCOMES_AT_ONCE:
                 break
             parcels = await self._ask(self._hub.later_outcomes, parcels[-1], OUTCOMES_AT_ONCE)
@@ -317,6 +348,10 @@ class Authority:
 
     async def _ask(self, call: Callable[..., T], *arguments: Any) -> T:
         return await asyncio.to_thread(call, *arguments)
+
+    def awaits(self, lane: int) -> bool:
+        """Whether decisions of a lane may come that the log has not."""
+        return any(each.lane == lane for each in self._lanes)
 
     def report(self) -> LanesReport:
         """All lanes as they were at the last turn."""

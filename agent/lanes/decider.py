@@ -35,6 +35,7 @@ from equipoise.agent.lanes.lane import (
     spent_in_all,
 )
 from equipoise.agent.lanes.publishing import refuse_lanes
+from equipoise.store.address import is_url
 from equipoise.store.errors import StoreError
 from equipoise.store.lanes import (
     Hub,
@@ -62,6 +63,14 @@ FORGET_EVERY = 1_024
 LOOK_SECONDS = 15.0
 """Between two looks for lanes whose deciders are gone."""
 _AWAY_SECONDS = 0.2
+
+
+def lane_folder(store: str, folder: str | None = None) -> Path:
+    """Where deciders keep what their authority does not have yet. store: path or URL; folder: as
+    declared."""
+    if folder is not None:
+        return Path(folder)
+    return Path("equipoise-lanes" if is_url(store) else f"{store}.lanes.d")
 
 
 class LaneKeeper:

@@ -21,7 +21,7 @@ from equipoise.agent.lifecycle import stored_config
 from equipoise.store.lanes import LaneStatus, Publication, Tickets
 from equipoise.store.lanes.contract import Spent
 
-SLICES = 4
+SLICES = 2
 """A lane is given one part in so many, for each lane, of what is left."""
 
 
@@ -133,25 +133,32 @@ class TicketOffice:
                 for lane in held:
                     self.offered[lane.lane][column] = self.granted[lane.lane][column] = limit
                 continue
-            # All that is out and not in the log yet may have been drawn.
-            out = self._out(column)
-            if out > limit:
+            free, most = self._slice(column, limit, held)
+            if free < 0.0:
                 for lane in held:
                     self._take_back(lane, column, version)
                 continue
-            free = float(math.floor(limit - out))
             unspent = {lane.lane: self._unspent(lane, column) for lane in held}
-            share = (free + sum(unspent.values())) // (SLICES * max(len(held), 1))
-            most = max(1.0, share)
             # The poorest first: where little is left everybody gets some.
             for lane in sorted(held, key=lambda each: unspent[each.lane]):
-                if free <= 0 or lane.lane in self._taken_back:
+                if free <= 0.0 or lane.lane in self._taken_back:
                     continue
-                if unspent[lane.lane] <= most / 2:
+                if unspent[lane.lane] <= most / 2.0:
                     more = min(most - unspent[lane.lane], free)
                     self.offered[lane.lane][column] += more
                     self.granted[lane.lane][column] = self.offered[lane.lane][column]
                     free -= more
+
+    def _slice(self, column: int, limit: float, held: Sequence[LaneStatus]) -> tuple[float, float]:
+        """Tickets that nobody has, below 0 where more are out than the limit allows, and how many
+        one lane may have unspent."""
+        # All that is out and not in the log yet may have been drawn.
+        out = self._out(column)
+        if out > limit:
+            return -1.0, 0.0
+        free = float(math.floor(limit - out))
+        unspent = sum(self._unspent(lane, column) for lane in held)
+        return free, max(1.0, (free + unspent) // (SLICES * max(len(held), 1)))
 
     def _settle(self, lane: LaneStatus) -> None:
         """A lane that acts by a publication which took tickets back can use them no more."""
@@ -172,16 +179,16 @@ class TicketOffice:
             self._taken_back[lane.lane] = version
 
     def wants(self, limits: Limits, lanes: Sequence[LaneStatus]) -> bool:
-        """Whether a lane that is held has no tickets yet, or hardly any left of those it had, and
-        there are more to give."""
-        for lane in lanes:
-            if lane.ended is not None:
-                continue
-            if lane.lane not in self.offered:
-                return True
-            for column, limit in enumerate(limits.all):
-                lacks = not math.isinf(limit) and self._unspent(lane, column) < 1.0 <= limit
-                if lacks and self._out(column) < limit:
+        """Whether a lane that is held has no tickets yet, or half of them spent, and there are more
+        to give."""
+        held = [lane for lane in lanes if lane.ended is None]
+        if any(lane.lane not in self.offered for lane in held):
+            return True
+        for column, limit in enumerate(limits.all):
+            if not math.isinf(limit):
+                free, most = self._slice(column, limit, held)
+                fewest = min((self._unspent(lane, column) for lane in held), default=most)
+                if free >= 1.0 and fewest <= most / 2.0:
                     return True
         return False
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Protocol, TypeAlias
 
 import msgspec
@@ -42,6 +41,7 @@ from equipoise.store.batches import (
     text_key,
 )
 from equipoise.store.format.frames import body_to_batch
+from equipoise.store.format.sql_rows import joined, same_shape
 from equipoise.store.lanes import LaneStatus, Parcel, Publication, Report
 from equipoise.store.records import LANE_BITS, Outcome, decision_id
 
@@ -49,6 +49,8 @@ ROWS_AT_ONCE = 4096
 """Rows that are appended before others have a turn."""
 PORTION_ROWS = 1 << 16
 """Rows that are in memory together, and whose requests are told apart by their times."""
+MOMENT_SECONDS = 1.0
+"""What came so close together counts as come at one time, that of the last."""
 WAIT_SECONDS = 60.0
 """How long an outcome waits for its decision once all that came in time have entered, at least."""
 
@@ -94,6 +96,7 @@ class Sequenced:
 
 
 _TOLD_APART = 20
+_NEVER_CAME = "an outcome of a decision that never came"
 
 
 def closed_version(newest: int, lanes: Sequence[LaneStatus]) -> int:
@@ -129,15 +132,23 @@ class Sequencer:
         for portion in _portions(parcels):
             rows = list(self._fresh(portion))
             names = self._first_of_requests(rows)
-            entered, finished = 0, list[tuple[int, int]]()
+            together: list[tuple[Parcel, DecisionBatch]] = []
+            finished, waiting = list[tuple[int, int]](), 0
             for parcel, batch in rows:
                 if len(batch):
-                    self._enter(parcel, batch, names)
+                    told = self._told_apart(parcel, batch, names)
+                    # A store takes many rows at the price of few: one append for all that fit.
+                    if together and not _fit(together[-1], (parcel, told)):
+                        self._enter(together)
+                        together = []
+                    together.append((parcel, told))
+                    waiting += len(batch)
                 finished.append((parcel.lane, parcel.place))
-                entered += len(batch)
-                if entered >= ROWS_AT_ONCE:
+                if waiting >= ROWS_AT_ONCE:
+                    self._enter(together)
                     yield finished
-                    entered, finished = 0, []
+                    together, finished, waiting = [], [], 0
+            self._enter(together)
             if finished:
                 yield finished
 
@@ -147,13 +158,14 @@ class Sequencer:
         for parcel in portion:
             batch = _batch(parcel)
             assert isinstance(batch, DecisionBatch)
-            origin = parcel.lane << LANE_BITS
-            fresh = batch.number >= ends.get(parcel.lane, 0)
-            if not fresh.all():
-                batch = select(batch, fresh)
-            if len(batch):
-                ends[parcel.lane] = int(batch.number[-1]) + 1
-            yield parcel, replace(batch, draw=origin + batch.number, at=self._times(parcel, batch))
+            draw = (parcel.lane << LANE_BITS) + batch.number
+            known = batch.number < ends.get(parcel.lane, 0)
+            if known.any():
+                # What came late may have entered before what came in time and waits for others.
+                there = self._agent.store.find_draws(draw[known].tolist())
+                known[known] = [position in there for position in draw[known].tolist()]
+                batch, draw = select(batch, ~known), draw[~known]
+            yield parcel, replace(batch, draw=draw, at=self._times(parcel, batch))
 
     def _times(self, parcel: Parcel, batch: DecisionBatch) -> Floats:
         """(n,) when they were decided, within what is possible: after their publication, but for
@@ -180,8 +192,9 @@ class Sequencer:
             for name, (_, position) in first.items()
         }
 
-    def _enter(self, parcel: Parcel, batch: DecisionBatch, names: _Bearers) -> None:
-        count, agent = len(batch), self._agent
+    def _told_apart(self, parcel: Parcel, batch: DecisionBatch, names: _Bearers) -> DecisionBatch:
+        """The decisions with what leaves them out of all sums, if anything."""
+        count = len(batch)
         publication = self.versions.get(parcel.version)
         held = 0 if publication is None else publication.decisions
         closed_by = np.zeros(count, dtype=np.int64) if batch.closed_by is None else batch.closed_by
@@ -203,55 +216,75 @@ class Sequencer:
         closed_by = np.where(repeated & (closed_by == 0), int(Closure.REPEATED), closed_by)
         if parcel.late:
             closed_by = np.where(closed_by == 0, int(Closure.LATE), closed_by)
-        first = agent.store.decisions
-        entered = replace(
-            batch,
-            number=np.arange(first, first + count),
-            closed_by=closed_by,
-            request_id=requests,
-        )
-        agent.take_shipped(entered, publication)
         done = self.done
-        done.decisions += count
         done.late += count if parcel.late else 0
         done.repeated += int(np.count_nonzero(repeated))
-        self._count(parcel.lane, _draws_of(agent, entered))
+        return replace(batch, closed_by=closed_by, request_id=requests)
+
+    def _enter(self, together: Sequence[tuple[Parcel, DecisionBatch]]) -> None:
+        """Give numbers to the decisions of parcels of one publication, and log them."""
+        if not together:
+            return
+        batch, agent = joined([batch for _, batch in together]), self._agent
+        first = agent.store.decisions
+        numbered = replace(batch, number=np.arange(first, first + len(batch)))
+        agent.take_shipped(numbered, self.versions.get(together[0][0].version))
+        self.done.decisions += len(batch)
+        for parcel, part in together:
+            self._count(parcel.lane, _draws_of(agent, part))
 
     def outcomes(self, parcels: Sequence[Parcel], now: float) -> list[tuple[int, int]]:
         """Let outcomes enter whose decisions have; (lane, place) of the parcels of which nothing is
         left to wait for. now: by the hub's clock."""
         finished = []
+        start = 0
+        for stop in range(1, len(parcels) + 1):
+            # What came within a moment came at one time, and enters together.
+            ends = stop == len(parcels)
+            if ends or abs(parcels[stop].received - parcels[start].received) > MOMENT_SECONDS:
+                finished += self._outcomes(parcels[start:stop], now)
+                start = stop
+        return finished
+
+    def _outcomes(self, parcels: Sequence[Parcel], now: float) -> list[tuple[int, int]]:
+        finished = []
+        came = max(parcel.received for parcel in parcels)
+        batches: list[OutcomeBatch] = []
+        reports: list[tuple[Report, Outcome]] = []
         # What came from then on may be of decisions that are still to enter, however old it is.
         since = min((each.at for v, each in self.versions.items() if v > self.closed), default=now)
         for parcel in parcels:
             waits = parcel.received > since or now - parcel.received < WAIT_SECONDS
             if parcel.kind == "outcomes":
-                left = self._own(parcel, waits)
+                left = self._own(parcel, waits, batches)
             else:
-                left = self._reported(parcel, waits)
+                left = self._reported(parcel, waits, reports)
             if not left:
                 finished.append((parcel.lane, parcel.place))
+        for batch in _together(batches):
+            # Parts of one decision may meet here; each is judged by those before it.
+            turn = occurrence(batch.number)
+            for index in range(int(turn.max()) + 1):
+                self._observe(select(batch, turn == index), came)
+        for round_ in _rounds(reports):
+            self._take(round_, came)
         return finished
 
-    def _own(self, parcel: Parcel, waits: bool) -> int:
-        """Take outcomes of a lane's own decisions; how many still wait."""
+    def _own(self, parcel: Parcel, waits: bool, batches: list[OutcomeBatch]) -> int:
+        """Find outcomes of a lane's own decisions; how many still wait."""
         batch = _batch(parcel)
         assert isinstance(batch, OutcomeBatch)
         positions = ((parcel.lane << LANE_BITS) + batch.number).tolist()
         numbers = self._agent.store.find_draws(positions)
         known = np.array([position in numbers for position in positions], dtype=bool)
         if known.any():
-            taken = select(batch, known)
+            taken = batch if known.all() else select(batch, known)
             number = np.array([numbers[each] for each in positions if each in numbers])
             at = np.minimum(taken.at, parcel.received)
-            taken = replace(taken, number=number, at=at)
-            # Parts of one decision may meet in one parcel; each is judged by those before it.
-            turn = occurrence(number)
-            for index in range(int(turn.max()) + 1):
-                self._observe(select(taken, turn == index), parcel.received)
+            batches.append(replace(taken, number=number, at=at))
         left = int(np.count_nonzero(~known))
         if left and not waits:
-            self.done.refuse("an outcome of a decision that never came", left)
+            self.done.refuse(_NEVER_CAME, left)
             return 0
         return left
 
@@ -266,44 +299,96 @@ class Sequencer:
             self._observe(slice_rows(batch, 0, middle), came)
             self._observe(slice_rows(batch, middle, len(batch)), came)
 
-    def _reported(self, parcel: Parcel, waits: bool) -> int:
-        """Take outcomes that name a decision of any lane; how many still wait."""
+    def _reported(self, parcel: Parcel, waits: bool, reports: list[tuple[Report, Outcome]]) -> int:
+        """Find outcomes that name a decision of any lane; how many still wait."""
         left = 0
-        for report in _reports.decode(parcel.body):
+        decoded = _reports.decode(parcel.body)
+        known = self._known([report.outcome for report in decoded])
+        for report, is_known in zip(decoded, known, strict=True):
             outcome = report.outcome
             at = min(report.came if outcome.at is None else outcome.at, parcel.received)
-            dated = msgspec.structs.replace(outcome, at=max(at, 0.0))
-            if not self._is_known(dated):
-                if waits:
-                    left += 1
-                else:
-                    self.done.refuse("an outcome of a decision that never came")
-                continue
-            try:
-                check = partial(self._check, report)
-                self._tally(self._adapter.observe([dated], check, came=parcel.received))
-            except AgentError as error:
-                self.done.refuse(_kind(error))
+            if is_known:
+                dated = msgspec.structs.replace(outcome, at=max(at, 0.0))
+                reports.append((report, dated))
+            elif waits:
+                left += 1
+            else:
+                self.done.refuse(_NEVER_CAME)
         return left
 
-    def _check(self, report: Report, numbers: Ints) -> None:
-        (number,) = numbers.tolist()
+    def _take(self, reports: Sequence[tuple[Report, Outcome]], came: float) -> None:
+        def check(numbers: Ints) -> None:
+            for (report, _), number in zip(reports, numbers.tolist(), strict=True):
+                self._check(report, number)
+
+        try:
+            self._tally(self._adapter.observe([each for _, each in reports], check, came=came))
+        except AgentError as error:
+            if len(reports) == 1:
+                self.done.refuse(_kind(error))
+                return
+            middle = len(reports) // 2
+            self._take(reports[:middle], came)
+            self._take(reports[middle:], came)
+
+    def _check(self, report: Report, number: int) -> None:
+        """Raise AgentError for a report that is not its sender's to make."""
         known = self._adapter.unit(number)
         if report.unit is not None and known is not None and known != text_key("unit", report.unit):
             raise AgentError("an outcome of a decision that is another unit's")
-        self._vouch(report, decision_id(self._adapter.position(number)))
+        if report.token is not None:
+            self._vouch(report, decision_id(self._adapter.position(number)))
 
-    def _is_known(self, outcome: Outcome) -> bool:
-        store = self._agent.store
-        if outcome.decision_id is not None:
-            number = self._adapter.number(outcome.decision_id)
-            return number is not None and number < store.decisions
-        return bool(outcome.request_id and store.find_requests([outcome.request_id]))
+    def _known(self, outcomes: Sequence[Outcome]) -> list[bool]:
+        """Which of these the log has decisions of."""
+        store, adapter = self._agent.store, self._adapter
+        decided = store.find_requests([each.request_id for each in outcomes if each.request_id])
+        known = []
+        for outcome in outcomes:
+            if outcome.decision_id is None:
+                known.append(outcome.request_id in decided)
+            else:
+                number = adapter.number(outcome.decision_id)
+                known.append(number is not None and number < store.decisions)
+        return known
 
     def _tally(self, accepted: Accepted) -> None:
         self.done.outcomes += accepted.rows
         self.done.duplicates += accepted.duplicates
         self.done.out_of_time += accepted.late
+
+
+def _fit(one: tuple[Parcel, DecisionBatch], other: tuple[Parcel, DecisionBatch]) -> bool:
+    """Whether two batches can be logged as one: of one publication, and of one shape."""
+    return one[0].version == other[0].version and same_shape(one[1], other[1])
+
+
+def _together(batches: Sequence[OutcomeBatch]) -> Iterator[OutcomeBatch]:
+    """The rows in their order, in as few batches as their shapes allow."""
+    group: list[OutcomeBatch] = []
+    for batch in batches:
+        if group and not same_shape(group[-1], batch):
+            yield joined(group)
+            group = []
+        group.append(batch)
+    if group:
+        yield joined(group)
+
+
+def _rounds(reports: Sequence[tuple[Report, Outcome]]) -> list[list[tuple[Report, Outcome]]]:
+    """The reports in lists that name no decision twice; those of one decision keep their order."""
+    rounds: list[list[tuple[Report, Outcome]]] = []
+    turns: dict[tuple[str | None, str | None], int] = {}
+    for report, outcome in reports:
+        # A decision may be named by its id in one and by its request in another: rare, and then
+        # the list that holds both is taken in halves.
+        name = (outcome.decision_id, outcome.request_id)
+        turn = turns.get(name, 0)
+        turns[name] = turn + 1
+        if turn == len(rounds):
+            rounds.append([])
+        rounds[turn].append((report, outcome))
+    return rounds
 
 
 def _portions(parcels: Iterator[Parcel]) -> Iterator[list[Parcel]]:

@@ -45,7 +45,7 @@ from equipoise.store.contract import Store
 from equipoise.store.errors import TrimmedError
 from equipoise.store.records import Gap, RuleRecord
 from equipoise.store.sql.chain import Anchor
-from equipoise.store.sqlite import SqliteStore
+from equipoise.store.sql.store import SqlStore
 from equipoise.store.words import plural, verb
 
 TOLERANCE = 1e-9
@@ -136,7 +136,7 @@ def audit(
         result.begins, result.digest = root.seq, root.digest
     gaps = store.gaps()
     result.losses = [gap.sentence for gap in gaps]
-    if isinstance(store, SqliteStore):
+    if isinstance(store, SqlStore):
         chained = check_chain(store, anchors, partial(progress, "comparing with the hash chain"))
         result.chained_from, result.chained_rows = chained.begins, chained.rows
         result.anchors = chained.anchors
@@ -148,7 +148,7 @@ def audit(
     after = store.base_snapshot()
     if after is not None and after.seq != result.begins:
         raise TrimmedError("old rows were removed meanwhile: run it again")
-    result.unproven += _unproven(result, isinstance(store, SqliteStore))
+    result.unproven += _unproven(result, isinstance(store, SqlStore))
     return result
 
 

@@ -26,7 +26,7 @@ from equipoise.store.sql.chain import (
     next_digest,
 )
 from equipoise.store.sql.records import KeptState
-from equipoise.store.sqlite import SqliteStore
+from equipoise.store.sql.store import SqlStore
 
 MANIFEST = "backup.json"
 
@@ -93,7 +93,7 @@ class Chained:
 
 
 def check_chain(
-    store: SqliteStore,
+    store: SqlStore,
     anchors: Sequence[Anchor] = (),
     progress: Callable[[int], None] = lambda rows: None,
 ) -> Chained:
@@ -129,7 +129,7 @@ def _check_states(result: Chained, states: Sequence[KeptState], length: int, beg
 
 def _check_log(
     result: Chained,
-    store: SqliteStore,
+    store: SqlStore,
     links: list[Link],
     head: Link | None,
     length: int,
@@ -179,7 +179,7 @@ def _check_log(
 
 def _follow(
     result: Chained,
-    store: SqliteStore,
+    store: SqlStore,
     start: Link,
     expected: dict[int, str],
     end: int,
@@ -211,13 +211,13 @@ def _follow(
     return digests
 
 
-def _chained_now(store: SqliteStore, length: int) -> bool:
+def _chained_now(store: SqlStore, length: int) -> bool:
     """Whether a writer was at work, and its rows are chained by now."""
     head = store.chain_links()[1]
     return head is not None and head.position >= length
 
 
-def _check_records(result: Chained, store: SqliteStore, name: str) -> dict[int, str]:
+def _check_records(result: Chained, store: SqlStore, name: str) -> dict[int, str]:
     head, digests = store.chained_records(name)
     if head is None:
         return {}

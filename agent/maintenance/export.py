@@ -42,7 +42,7 @@ from equipoise.store.batches import (
 from equipoise.store.contract import Store
 from equipoise.store.format.sql_rows import DECISIONS, LOG_TABLES, Kind, Table, merge
 from equipoise.store.records import decision_id
-from equipoise.store.sqlite import SqliteStore
+from equipoise.store.sql.store import SqlStore
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -161,7 +161,7 @@ def _records(
 
 def _blocks(store: Store, table: Table, until: int) -> Iterator[tuple[Ints, Any]]:
     """The rows of one table as (seqs, batch), in log order but for changes of shape."""
-    if isinstance(store, SqliteStore):
+    if isinstance(store, SqlStore):
         yield from store.blocks(table, until)
         return
     segments = [

@@ -208,6 +208,7 @@ uds_mode = "660"
 base_path = "/equipoise"
 mode = "run"
 durability = "process"
+key = "equipoise.db.key"
 kill_switch = "stop.now"
 anchor = "anchors.jsonl"
 refresh_seconds = 1.0

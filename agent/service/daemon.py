@@ -43,10 +43,10 @@ from equipoise.agent.service.telemetry import Counters, Log
 from equipoise.agent.service.upkeep.announcer import Announcer
 from equipoise.agent.service.upkeep.jobs import Jobs, Retention
 from equipoise.agent.service.upkeep.shadow import Shadow
-from equipoise.store.errors import StoreError
-from equipoise.store.journal import JournaledStore
+from equipoise.store.errors import StoreError, TornAppendError
 from equipoise.store.lanes import Hub, Term
 from equipoise.store.lanes import Report as Shipped
+from equipoise.store.opening import ServedStore
 
 SHORTEST_REFRESH_SECONDS = 0.25
 WARNING_SECONDS = 60.0
@@ -79,7 +79,7 @@ class Daemon:
         self,
         config: ExperimentConfig,
         settings: ServiceSettings,
-        store: JournaledStore,
+        store: ServedStore,
         key: bytes,
         log: Log,
         office: Office | None = None,
@@ -109,6 +109,8 @@ class Daemon:
         self.rates = None if rate is None else Rates(rate)
         self.tokens = OutcomeTokens(key, config.name, required=settings.outcomes == "signed")
         self.authority = None if office is None else self._authority(office)
+        if self.authority is not None:
+            self.adapter.awaits = self.authority.awaits
         self.hot = HotHandlers(
             self.adapter,
             kill_switch,
@@ -362,7 +364,11 @@ class Daemon:
         elif self.breaker.reason is not None:
             problems.append(f"The store refused a write: {self.breaker.reason}.")
         elif self.store.trouble is not None:
-            problems.append("SQLite does not take what waits in the tail.")
+            problems.append(
+                "SQLite does not take what waits in the tail."
+                if self.store.waiting
+                else f"The database does not answer: {self.store.trouble}."
+            )
         if (silent := self.analysis.hung) is not None:
             problems.append(silent)
         if self.authority is not None and self.authority.problem is not None:
@@ -393,6 +399,8 @@ class Daemon:
                 self.store.probe()
             except StoreError as error:
                 self.breaker.trip(error)
+            except TornAppendError as error:
+                self._broke(error)
             else:
                 self.breaker.close()
                 self.log.info("store-works-again")

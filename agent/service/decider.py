@@ -23,7 +23,8 @@ from starlette.routing import Route
 
 from equipoise.agent.config import ExperimentConfig
 from equipoise.agent.config.service import LimitSettings, ServiceSettings
-from equipoise.agent.lanes.decider import Lane, LaneKeeper
+from equipoise.agent.lanes.decider import LaneKeeper
+from equipoise.agent.lanes.lane import Lane
 from equipoise.agent.service.api.operations import declared
 from equipoise.agent.service.api.problems import Refusal
 from equipoise.agent.service.api.schema import Health, PassThrough

@@ -1,9 +1,9 @@
 """Roles: one process as authority or as decider, and the supervisor of several behind one port.
 
-The supervisor binds the address and starts its children with that one listening socket: whichever
-decider is free takes the next connection, and none is lost with a decider that dies. It starts who
-died anew, passes signals on, and ends in order: deciders ship what they hold and leave, then the
-authority lets it into the log. A child whose supervisor is gone ends as if it had been told to.
+Deciders share one port (`SO_REUSEPORT`), over which the system spreads connections; at the file of
+a socket they share the socket. The supervisor starts who died anew, passes signals on, and ends in
+order: deciders ship what they hold and leave, then the authority lets it into the log. A child
+whose supervisor is gone ends as if it had been told to.
 """
 
 from __future__ import annotations
@@ -27,16 +27,25 @@ import msgspec
 from equipoise.agent.config import ConfigError
 from equipoise.agent.config.file import load_file
 from equipoise.agent.config.service import ServiceSettings
+from equipoise.agent.lanes.decider import lane_folder
 from equipoise.agent.lanes.publishing import refuse_lanes
-from equipoise.agent.maintenance.key_file import given_key
+from equipoise.agent.maintenance.key_file import given_key, key_path
 from equipoise.agent.service.daemon import Office
 from equipoise.agent.service.decider import UNIX, Decider, build_decider
 from equipoise.agent.service.http.access import Tokens
 from equipoise.agent.service.http.connection_limits import BACKLOG
-from equipoise.agent.service.run import Signals, begin_log, listening, run, serve_front
+from equipoise.agent.service.run import (
+    Signals,
+    begin_log,
+    listen,
+    listening,
+    run,
+    serve_front,
+)
 from equipoise.agent.service.telemetry import Log
+from equipoise.store.address import is_url
 from equipoise.store.lanes import HubError, TermEndedError
-from equipoise.store.lanes.opening import is_url, open_hub
+from equipoise.store.lanes.opening import open_hub
 
 Role: TypeAlias = Literal["authority", "decider", "both"]
 
@@ -55,8 +64,8 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     """What a child is to do.
 
     overrides: of `[service]`. listener: descriptor of the socket it is to listen at, None to bind
-    one. authority: where a decider sends what it does not answer. key: file of the key. share:
-    deciders that share the address. name: for its log.
+    one; shared: with others at the same port. authority: where a decider sends what it does not
+    answer. share: deciders that share the address. name: for its log.
     """
 
     role: Role
@@ -64,8 +73,8 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     overrides: dict[str, Any]
     name: str
     listener: int | None = None
+    shared: bool = False
     authority: str | None = None
-    key: str | None = None
     share: int = 1
 
 
@@ -74,11 +83,9 @@ def serve(
     overrides: Mapping[str, object],
     role: Role = "both",
     workers: int | None = None,
-    key: Path | None = None,
 ) -> int:
     """Serve in a role until a signal; the exit code. workers: deciders behind one address; None for
-    one process alone where the store allows it. key: the file of the key, where it is not beside
-    the store.
+    one process alone where the store allows it.
 
     Raises ConfigError, StoreError, AgentError or ListenError.
     """
@@ -93,7 +100,6 @@ def serve(
         config=str(config),
         overrides=dict(overrides),
         name=role,
-        key=None if key is None else str(key),
     )
     if role == "authority":
         return run_authority(order)
@@ -108,13 +114,6 @@ def check_lanes(config: Path, overrides: Mapping[str, object]) -> None:
     why = refuse_lanes(file.experiment)
     if why is not None:
         raise ConfigError([why], str(config))
-
-
-def lane_folder(settings: ServiceSettings) -> Path:
-    """Where deciders keep what their authority does not have yet."""
-    if settings.lanes.folder is not None:
-        return Path(settings.lanes.folder)
-    return Path("equipoise-lanes" if is_url(settings.store) else f"{settings.store}.lanes.d")
 
 
 def run_authority(order: Order) -> int:
@@ -174,10 +173,9 @@ def run_decider(order: Order) -> int:
         fewer = msgspec.structs.replace(settings.limits, decide_per_second=rate)
         settings = msgspec.structs.replace(settings, limits=fewer)
     tokens = Tokens(settings.tokens)
-    beside = None if is_url(settings.store) else Path(settings.store)
-    key = given_key(order.key or settings.lanes.key, beside)
+    key = given_key(settings.store, settings.key)
     connect = partial(open_hub, settings.store, settings.durability, settings.lanes.lease_seconds)
-    folder = lane_folder(settings)
+    folder = lane_folder(settings.store, settings.lanes.folder)
     decider = Decider(file.experiment, settings, connect, key, folder, log)
     switch = decider.kill_switch
     signals: Signals = {
@@ -188,7 +186,7 @@ def run_decider(order: Order) -> int:
     front = build_decider(decider, tokens, order.authority or settings.lanes.authority)
     with contextlib.ExitStack() as stack:
         if order.listener is None:
-            listener = stack.enter_context(listening(settings))
+            listener = stack.enter_context(listening(settings, shared=order.shared))
         else:
             listener = socket.socket(fileno=order.listener)
         serve_front(front, settings, listener, decider.counters.refused, signals, log)
@@ -286,14 +284,19 @@ class Supervisor:
 
     def run(self) -> int:
         """Until a signal; the exit code."""
+        shared = self._settings.uds is None and hasattr(socket, "SO_REUSEPORT")
+        if shared:
+            # Others of this user could share the port too: it must be free.
+            listen(self._settings).close()
         with (
             tempfile.TemporaryDirectory(prefix="equipoise-") as folder,
-            listening(self._settings) as listener,
+            listening(self._settings, shared=shared) as listener,
         ):
-            listener.listen(BACKLOG)
-            return asyncio.run(self._run(listener, Path(folder) / "authority.sock"))
+            if not shared:
+                listener.listen(BACKLOG)
+            return asyncio.run(self._run(listener, shared, Path(folder) / "authority.sock"))
 
-    async def _run(self, listener: socket.socket, path: Path) -> int:
+    async def _run(self, listener: socket.socket, shared: bool, path: Path) -> int:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop, number)
@@ -307,27 +310,37 @@ class Supervisor:
                 order, role="authority", overrides=overrides, name="authority"
             )
             self._authority = Child(made)
+        overrides = dict(order.overrides)
+        if shared:
+            overrides["port"] = listener.getsockname()[1]
         for index in range(self._workers):
             made = msgspec.structs.replace(
                 order,
                 role="decider",
+                overrides=overrides,
                 name=f"decider-{index + 1}",
-                listener=listener.fileno(),
+                listener=None if shared else listener.fileno(),
+                shared=shared,
                 authority=address,
                 share=self._workers,
             )
             self._deciders.append(Child(made))
         first = [] if self._authority is None else [self._authority]
+        everybody = [*first, *self._deciders]
+        store = self._settings.store
+        # Of a new store there is no key before its authority has made one.
+        waits = not key_path(store, self._settings.key).exists()
+        groups = [first, self._deciders] if waits else [everybody]
         watching = []
         try:
-            for group in (first, self._deciders):
+            for group in groups:
                 for child in group:
                     await child.start()
                 for child in group:
                     code = await self._first_ready(child)
                     if code is not None:
                         return code
-            watching = [loop.create_task(self._watch(child)) for child in (*first, *self._deciders)]
+            watching = [loop.create_task(self._watch(child)) for child in everybody]
             if not self._stopping.is_set():
                 self._say_address(listener)
             await self._stopping.wait()

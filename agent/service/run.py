@@ -53,9 +53,9 @@ from equipoise.agent.service.http.connection_limits import BACKLOG, Turns, descr
 from equipoise.agent.service.page import page
 from equipoise.agent.service.telemetry import Log, gather_library_lines
 from equipoise.agent.service.upkeep.capacity import Needs, growth, needs
+from equipoise.store.address import beside, files_of, is_url, shown
 from equipoise.store.errors import StoreError
-from equipoise.store.journal import JournaledStore
-from equipoise.store.sqlite import SqliteStore
+from equipoise.store.opening import ServedStore, open_served, open_store
 
 Signals: TypeAlias = Mapping[signal.Signals, Callable[[], None]]
 
@@ -67,14 +67,17 @@ class ListenError(ValueError):
     """The address cannot be listened on."""
 
 
-def listen(settings: ServiceSettings) -> socket.socket:
-    """A listening socket. Raises ListenError in one line."""
+def listen(settings: ServiceSettings, *, shared: bool = False) -> socket.socket:
+    """A listening socket. shared: with other processes of this user at the same port. Raises
+    ListenError in one line."""
     if settings.uds is not None:
         return _listen_on_file(settings.uds, int(settings.uds_mode, 8))
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         listener.bind((settings.host, settings.port))
     except (OSError, UnicodeError) as error:
         listener.close()
@@ -124,9 +127,9 @@ def _is_left_over(path: str) -> bool:
 
 
 @contextlib.contextmanager
-def listening(settings: ServiceSettings) -> Iterator[socket.socket]:
+def listening(settings: ServiceSettings, *, shared: bool = False) -> Iterator[socket.socket]:
     """A listening socket, whose file is removed in the end, unless another took its place."""
-    listener = listen(settings)
+    listener = listen(settings, shared=shared)
     file = settings.uds and os.stat(settings.uds).st_ino
     try:
         yield listener
@@ -243,13 +246,15 @@ def check_only(path: Path, overrides: Mapping[str, object]) -> dict[str, Any]:
     later = _changes_of_store(file)
     files = descriptors(file.service.limits.connections)
     needed = _possible(file)
-    expected = growth(file.experiment, Path(file.service.store), file.capacity.requests_per_second)
+    expected = growth(
+        file.experiment, files_of(file.service.store), file.capacity.requests_per_second
+    )
     return {
         "config": str(path),
         "experiment": file.experiment.name,
         "models": list(file.experiment.model_names),
         "mode": file.service.mode,
-        "store": file.service.store,
+        "store": shown(file.service.store),
         "growth": asdict(expected),
         "needs": asdict(needed),
         "new_era": later,
@@ -259,7 +264,7 @@ def check_only(path: Path, overrides: Mapping[str, object]) -> dict[str, Any]:
         "sentence": "\n".join(
             [
                 f"{path}: {file.experiment.name} compares {', '.join(file.experiment.model_names)};"
-                f" mode {file.service.mode}, store {file.service.store}",
+                f" mode {file.service.mode}, store {shown(file.service.store)}",
                 *([f"the next start begins a new era: {'; '.join(later)}"] if later else []),
                 str(expected),
                 *([files.sentence] if files.sentence else []),
@@ -339,10 +344,10 @@ def _changes_of_store(file: ConfigFile) -> list[str]:
 
     A store that cannot be read now, such as one of an older schema, says nothing.
     """
-    path = Path(file.service.store)
+    where = file.service.store
     with suppress(StoreError):
-        if path.is_file():
-            with SqliteStore(path, read_only=True) as store:
+        if is_url(where) or Path(where).is_file():
+            with open_store(where, read_only=True) as store:
                 differences = changes(store, file.experiment)
             eras = (change for change in differences if change.effect == "era")
             return [f"{change.key} {change.values} ({change.why})" for change in eras]
@@ -384,7 +389,7 @@ def run(
         _opened(settings) as store,
         _joining(file, log) as joining,
     ):
-        key = open_key(store)
+        key = open_key(store, settings.key)
         with contextlib.nullcontext() if elected is None else elected(settings) as office:
             daemon = Daemon(config, settings, store, key, log, office)
         switch = daemon.switches.kill_switch
@@ -427,8 +432,8 @@ def _end(seconds: float) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _opened(settings: ServiceSettings) -> JournaledStore:
-    return JournaledStore(
+def _opened(settings: ServiceSettings) -> ServedStore:
+    return open_served(
         settings.store,
         settings.durability,
         busy_seconds=settings.limits.store_seconds,
@@ -444,7 +449,7 @@ def _joining(file: ConfigFile, log: Log) -> Iterator[Joining | None]:
     if settings.otlp is None:
         yield None
         return
-    path = Path(f"{settings.store}.spans")
+    path = beside(settings.store, ".spans")
     try:
         joining = Joining(
             path,

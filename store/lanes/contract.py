@@ -237,10 +237,15 @@ class Hub(Protocol):
 
     # What deciders ask for.
 
-    def join(self, name: str, seconds: float) -> Lease:
+    def join(self, name: str, seconds: float, asked: str = "") -> Lease:
         """Lease a lane that nobody had. name: of the decider, for people. Its `adopted` is the
         newest publication of this moment: it cannot act by an earlier one. Raises HubError where no
-        authority has published anything yet."""
+        authority has published anything yet.
+
+        asked: a name of this request that nobody else gives. Whoever got no answer asks again by
+        the same name, gets the lane that it was given then, and leaves none behind that nobody
+        holds. Where that was ended by now it is whole, and the answer is another one.
+        """
 
     def ship(
         self,

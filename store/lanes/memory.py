@@ -33,6 +33,7 @@ P = ParamSpec("P")
 class _Lane:
     status: LaneStatus
     token: int
+    asked: str
     forgotten: bool = False
 
 
@@ -69,9 +70,18 @@ class MemoryHub(Hub):
         """By (lane, place), in the order in which they came."""
 
     @_alone
-    def join(self, name: str, seconds: float) -> Lease:
+    def join(self, name: str, seconds: float, asked: str = "") -> Lease:
         if not self._publications:
             raise HubError("nothing is published yet: no authority has been here")
+        for number, lane in self._lanes.items():
+            if asked and lane.asked == asked:
+                if lane.status.ended is None:
+                    lane.status = replace(lane.status, until=self.now() + seconds)
+                    return Lease(number, lane.token, seconds)
+                lane.status, lane.asked = replace(lane.status, whole=True), ""
+        return self._new_lane(name, seconds, asked)
+
+    def _new_lane(self, name: str, seconds: float, asked: str) -> Lease:
         now, lane, self._tokens = self.now(), len(self._lanes) + 1, self._tokens + 1
         self._lanes[lane] = _Lane(
             LaneStatus(
@@ -87,6 +97,7 @@ class MemoryHub(Hub):
                 whole=False,
             ),
             self._tokens,
+            asked,
         )
         return Lease(lane, self._tokens, seconds)
 

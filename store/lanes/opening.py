@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from equipoise.store.address import is_url
 from equipoise.store.lanes.contract import Hub, HubError
 from equipoise.store.lanes.sqlite import SqliteHub
 from equipoise.store.sqlite.connection import Durability
@@ -15,11 +16,6 @@ def hub_path(store: str | Path) -> Path:
     """The file of the hub of a SQLite store."""
     path = Path(store)
     return path.with_name(path.name + SUFFIX)
-
-
-def is_url(where: str | Path) -> bool:
-    """Whether a store is in PostgreSQL, and no file."""
-    return str(where).startswith(("postgresql://", "postgres://"))
 
 
 def open_hub(where: str | Path, durability: Durability = "process", seconds: float = 10.0) -> Hub:

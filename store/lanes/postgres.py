@@ -78,8 +78,8 @@ class PostgresHub(SqlHub):
             connection.execute("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE")
             try:
                 result = work()
-            except psycopg.Error:
-                raise
+            except (psycopg.Error, TimeoutError):
+                raise  # `_recover` sees to it
             except BaseException:
                 connection.execute("ROLLBACK")
                 raise
@@ -152,7 +152,8 @@ class PostgresHub(SqlHub):
                 keepalives_idle=patience,
             )
             self._open.deadline = deadline
-            wait = str(math.ceil(1000 * self._seconds))
+            # The server gives up before this side does, and so a connection is kept.
+            wait = str(math.ceil(800 * self._seconds))
             self._open.execute(_SETTINGS, {"schema": self.schema, "wait": wait})
         self._open.deadline = deadline
 

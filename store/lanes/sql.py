@@ -12,6 +12,7 @@ import functools
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Concatenate, ParamSpec, TypeAlias, TypeVar
+from uuid import uuid4
 
 import msgspec
 
@@ -48,6 +49,7 @@ CREATE TABLE lane_state (
   token {whole} NOT NULL,
   term {whole} NOT NULL,
   authority TEXT NOT NULL,
+  asked TEXT NOT NULL,
   until DOUBLE PRECISION NOT NULL,
   clock DOUBLE PRECISION NOT NULL,
   machine DOUBLE PRECISION NOT NULL
@@ -60,6 +62,7 @@ CREATE TABLE lane_leases (
   until DOUBLE PRECISION NOT NULL,
   ended DOUBLE PRECISION,
   lost {whole} NOT NULL,
+  asked TEXT NOT NULL,
   adopted {whole} NOT NULL,
   places {whole} NOT NULL,
   spent TEXT NOT NULL,
@@ -67,6 +70,7 @@ CREATE TABLE lane_leases (
   forgotten {whole} NOT NULL
 );
 CREATE INDEX lane_leases_known ON lane_leases (lane) WHERE forgotten = 0;
+CREATE INDEX lane_leases_asked ON lane_leases (asked) WHERE forgotten = 0;
 CREATE TABLE lane_publications (
   version {whole} PRIMARY KEY,
   term {whole} NOT NULL,
@@ -102,7 +106,7 @@ CREATE INDEX lane_requests_ids ON lane_requests (request_id);
 lane_leases: a row for each lane that ever was, so that asking again is told apart from news;
 `forgotten` ones are asked for by nobody else. lane_requests: positions of decisions in parcels."""
 
-_STATE = "INSERT INTO lane_state VALUES (1, ?, 0, 0, 0, '', 0.0, 0.0, 0.0)"
+_STATE = "INSERT INTO lane_state VALUES (1, ?, 0, 0, 0, '', '', 0.0, 0.0, 0.0)"
 _PARCEL = "lane, place, kind, version, rows, position, late, received, body"
 _PAGE_BYTES = 4 << 20
 _LAST = (1 << 62) - 1
@@ -166,17 +170,29 @@ class SqlHub(Hub):
 
     # What deciders ask for.
 
+    def join(self, name: str, seconds: float, asked: str = "") -> Lease:
+        # A name in any case: a transaction whose answer was lost may be done again in this call.
+        return self._join(name, seconds, asked or uuid4().hex)
+
     @lasting
-    def join(self, name: str, seconds: float) -> Lease:
-        state = "UPDATE lane_state SET lane = lane + 1, token = token + 1"
-        [(lane, token, now)] = self.rows(f"{state} RETURNING lane, token, hub_now()")
+    def _join(self, name: str, seconds: float, asked: str) -> Lease:
+        [(lane, token, now)] = self.rows("SELECT lane, token, hub_now() FROM lane_state FOR UPDATE")
         # After the lock above, so that nothing can be published before this lane is there.
         [(newest,)] = self.rows("SELECT max(version) FROM lane_publications")
         if newest is None:
             raise HubError("nothing is published yet: no authority has been here")
+        query = """
+        SELECT lane, token, ended FROM lane_leases WHERE asked = ? AND forgotten = 0 FOR UPDATE"""
+        for before, its_token, ended in self.rows(query, asked):
+            if ended is None:
+                self.rows("UPDATE lane_leases SET until = ? WHERE lane = ?", now + seconds, before)
+                return Lease(before, its_token, seconds)
+            self.rows("UPDATE lane_leases SET asked = '', whole = 1 WHERE lane = ?", before)
+        lane, token = lane + 1, token + 1
+        self.rows("UPDATE lane_state SET lane = ?, token = ?", lane, token)
         self.rows(
-            "INSERT INTO lane_leases VALUES (?, ?, ?, ?, ?, NULL, 0, ?, 0, ?, 0, 0)",
-            *(lane, token, name, now, now + seconds, newest, _json(Spent())),
+            "INSERT INTO lane_leases VALUES (?, ?, ?, ?, ?, NULL, 0, ?, ?, 0, ?, 0, 0)",
+            *(lane, token, name, now, now + seconds, asked, newest, _json(Spent())),
         )
         return Lease(lane, token, seconds)
 
@@ -255,16 +271,20 @@ class SqlHub(Hub):
 
     # What the authority asks for.
 
-    @lasting
     def elect(self, name: str, seconds: float) -> Term | None:
-        state = "SELECT token, until, hub_now() FROM lane_state FOR UPDATE"
-        [(token, until, now)] = self.rows(state)
-        if now < until:
+        return self._elect(name, seconds, uuid4().hex)  # as `join`
+
+    @lasting
+    def _elect(self, name: str, seconds: float, asked: str) -> Term | None:
+        state = "SELECT token, term, until, asked, hub_now() FROM lane_state FOR UPDATE"
+        [(token, term, until, before, now)] = self.rows(state)
+        if now < until and before != asked:
             return None
-        term = token + 1
+        if before != asked:
+            term = token + 1
         self.rows(
-            "UPDATE lane_state SET token = ?, term = ?, authority = ?, until = ?",
-            *(term, term, name, now + seconds),
+            "UPDATE lane_state SET token = ?, term = ?, authority = ?, asked = ?, until = ?",
+            *(max(token, term), term, name, asked, now + seconds),
         )
         return Term(term, seconds)
 

@@ -14,6 +14,7 @@ raising `serial` beside it, under its own token. Hence
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import socket
 import threading
@@ -24,6 +25,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from equipoise.store.address import Address
 from equipoise.store.errors import (
     CorruptStoreError,
     DisplacedStoreError,
@@ -39,7 +41,6 @@ from equipoise.store.errors import (
     WriteError,
 )
 from equipoise.store.postgres import schema
-from equipoise.store.postgres.address import Address
 from equipoise.store.sql.connection import Row
 
 try:
@@ -50,14 +51,13 @@ except ImportError as missing:  # pragma: no cover - tests have it
     ) from missing
 
 T = TypeVar("T")
-CONNECT_SECONDS = 5
 SETTLE_SECONDS = 5.0
 """How long a writer waits to learn whether a COMMIT took place whose answer it did not get."""
 RETRY_SECONDS = 0.5
 """Between two attempts to connect again; calls in between fail at once."""
+_TORN = "an append whose answer was lost is in the log: start anew"
 _LOCK = 0x45515053  # "EQPS"
 _DEFAULTS = {
-    "connect_timeout": str(CONNECT_SECONDS),
     "application_name": "equipoise",
     "tcp_user_timeout": "10000",
     "keepalives_idle": "10",
@@ -119,13 +119,13 @@ class PostgresConnection:
         return cursor
 
 
-def connect(address: Address, read_only: bool) -> PostgresConnection:
+def connect(address: Address, read_only: bool, seconds: float = 2.0) -> PostgresConnection:
     """A connection whose every transaction sees one moment. Raises StoreError."""
     name = f"store {address.shown}"
     try:
         given = psycopg.conninfo.conninfo_to_dict(address.url)
         raw = psycopg.Connection[Row].connect(
-            **{**_DEFAULTS, **{key: str(value) for key, value in given.items()}},  # type: ignore[arg-type]
+            **{**_DEFAULTS, "connect_timeout": max(2, math.ceil(seconds)), **given},  # type: ignore[arg-type]
             autocommit=True,
             cursor_factory=psycopg.RawCursor,
         )
@@ -141,7 +141,9 @@ def connect(address: Address, read_only: bool) -> PostgresConnection:
                 "SELECT set_config('search_path', ?, false),"
                 " set_config('default_transaction_isolation', 'repeatable read', false),"
                 " set_config('default_transaction_read_only', ?, false),"
-                " set_config('lock_timeout', '5s', false)",
+                " set_config('lock_timeout', '5s', false),"
+                " CASE WHEN current_setting('synchronous_commit') = 'off'"
+                " THEN set_config('synchronous_commit', 'on', false) END",
                 (address.schema, "on" if read_only else "off"),
             )
     except BaseException:
@@ -172,6 +174,7 @@ class PostgresSession:
         address: Address,
         read_only: bool = True,
         interrupted: Callable[[], None] = lambda: None,
+        connect_seconds: float = 2.0,
     ) -> None:
         self.name = f"store {address.shown}"
         self.turn = threading.RLock()
@@ -182,12 +185,12 @@ class PostgresSession:
         self.found: tuple[int, int] = (0, 0)
         """Of a writer: (next seq, decisions) that the one before left."""
         self._address, self._read_only = address, read_only
-        self._interrupted = interrupted
+        self._interrupted, self._connect_seconds = interrupted, connect_seconds
         self._token, self._serial = 0, 0
         self._pending: tuple[int, bool] | None = None
         self._torn = self._closed = False
         self._next_try = 0.0
-        self._connection = connect(address, read_only)
+        self._connection = connect(address, read_only, connect_seconds)
         try:
             with _errors(self.name):
                 if read_only:
@@ -255,6 +258,7 @@ class PostgresSession:
             raise ReadOnlyStoreError(f"{self.name} was opened read-only")
         with self.turn:
             connection = self._begin()
+            self._check_torn()
             try:
                 yield connection
                 self._raise_serial(connection, counts)
@@ -335,11 +339,18 @@ class PostgresSession:
             self._reconnect()
         if self.displaced is not None:
             raise self.displaced
-        if self._torn:
-            raise TornAppendError(
-                f"{self.name}: an append whose answer was lost is in the log: start anew"
-            )
         return self._connection
+
+    def check(self) -> None:
+        """Raise what a transaction would raise now; connects again where the connection is gone."""
+        with self.turn:
+            self._check_torn()
+            self.query("SELECT 1")
+            self._check_torn()
+
+    def _check_torn(self) -> None:
+        if self._torn:
+            raise TornAppendError(f"{self.name}: {_TORN}")
 
     def _reconnect(self) -> None:
         if self.displaced is not None:
@@ -349,7 +360,7 @@ class PostgresSession:
             raise self.trouble
         try:
             self._connection.raw.close()
-            self._connection = connect(self._address, self._read_only)
+            self._connection = connect(self._address, self._read_only, self._connect_seconds)
             if not self._read_only:
                 with _errors(self.name):
                     self._go_on()
@@ -387,6 +398,8 @@ class PostgresSession:
         with self.turn:
             for again in (True, False):
                 connection = self._ready()
+                if self._torn:  # who asks would take rows for known that its memory lacks
+                    raise WriteError(f"{self.name}: {_TORN}")
                 inside = connection.raw.info.transaction_status != psycopg.pq.TransactionStatus.IDLE
                 try:
                     with _errors(self.name):
@@ -395,6 +408,19 @@ class PostgresSession:
                     if inside or not again:
                         raise
         raise AssertionError("unreachable")
+
+    def drop_partitions(self, before: int) -> int:
+        """Drop the partitions that hold no row from `before` on; how many rows they had room for.
+
+        Each in a transaction of its own, and none while somebody reads the log for long.
+        """
+        dropped = 0
+        for part in self.ask(schema.partitions_before, before):
+            with contextlib.suppress(SlowStoreError):
+                with self.transaction() as connection:
+                    schema.drop_partition(connection, part)
+                dropped += schema.PARTITION_ROWS
+        return dropped
 
     def close(self) -> None:
         """Let go of the connection, and with it of the lock."""

@@ -21,6 +21,8 @@ from equipoise.store.sql.connection import Connection
 STORE_ID, VERSION, PARTITIONS = "store_id", "schema_version", "partitions"
 """Facts: what tells a store from every other one, the version of its tables, and how many ranges of
 the log have a partition or had one."""
+HUB = "lane_"
+"""What tables of many deciders begin with, which share the schema (`store/lanes`)."""
 _SET_FACT = (
     "INSERT INTO facts VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value"
 )
@@ -264,6 +266,24 @@ def add_partitions(connection: Connection, start: int, until: int) -> int:
     return last * PARTITION_ROWS
 
 
+def partitions_before(connection: Connection, before: int) -> list[int]:
+    """The ranges that are there and hold no row from `before` on."""
+    names = connection.execute(
+        "SELECT c.relname FROM pg_inherits AS i JOIN pg_class AS c ON c.oid = i.inhrelid"
+        " WHERE i.inhparent = ?::regclass",
+        (LOG_TABLES[0].name,),
+    ).fetchall()
+    parts = sorted(int(name.rpartition("_")[2]) for (name,) in names)
+    return [part for part in parts if (part + 1) * PARTITION_ROWS <= before]
+
+
+def drop_partition(connection: Connection, part: int) -> None:
+    """Drop a range of all tables of the log; gives up soon where somebody reads it."""
+    connection.execute("SET LOCAL lock_timeout = '200ms'")  # others wait behind whoever waits
+    for table in LOG_TABLES:
+        connection.execute(f"DROP TABLE {table.name}_{part}")
+
+
 Migration: TypeAlias = "tuple[int, Callable[[Connection], None]]"
 
 OLDEST = 14
@@ -288,9 +308,10 @@ def schema_version(connection: Connection, schema: str, shown: str) -> int:
         " WHERE n.nspname = ? AND c.relkind IN ('r', 'p', 'v', 'm', 'S')",
         (schema,),
     ).fetchall()
-    if not tables:
+    names = {name for (name,) in tables if not name.startswith(HUB)}
+    if not names:
         return 0
-    if {("facts",), ("writer",), ("decisions",)} - set(tables):
+    if {"facts", "writer", "decisions"} - names:
         raise NotAStoreError(
             f"{shown}: schema {schema} holds tables that are no equipoise store: name another one"
         )

@@ -8,13 +8,22 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import psycopg
 
-from equipoise.store.batches import Batch, DecisionBatch, Segment
+from equipoise.store.address import files_of, parse_address
+from equipoise.store.batches import Batch, DecisionBatch, OutcomeBatch, Segment
 from equipoise.store.contract import check_draws, repeated_request
-from equipoise.store.errors import LostConnectionError, LostRowsError
+from equipoise.store.errors import (
+    LostConnectionError,
+    LostRowsError,
+    MissingStoreError,
+    SchemaVersionError,
+    StoreError,
+)
 from equipoise.store.format.sql_rows import (
     LOG_TABLES,
     TABLE_OF,
@@ -25,19 +34,29 @@ from equipoise.store.format.sql_rows import (
     to_rows,
 )
 from equipoise.store.postgres import schema
-from equipoise.store.postgres.address import parse_address
 from equipoise.store.postgres.connection import PostgresConnection, PostgresSession
 from equipoise.store.records import Gap
 from equipoise.store.sql import chain, records
 from equipoise.store.sql.connection import Session
 from equipoise.store.sql.store import NEXT_NUMBER, ROWS_AT_ONCE, SqlStore
-from equipoise.store.sql.truncation import BEGINS, Truncation
+from equipoise.store.sql.truncation import BEGINS, Trimmed, Truncation
 
 _NEXT_SEQ = "SELECT greatest({}, {} - 1) + 1".format(
     ", ".join(f"coalesce((SELECT max(seq) FROM {table.name}), -1)" for table in LOG_TABLES), BEGINS
 )
 _COPIED = 8
 """From so many rows on COPY is faster than INSERT."""
+
+
+@dataclass(slots=True)
+class Found:
+    """What a writer found when it opened the store: there are no files beside it."""
+
+    gaps: list[Gap] = field(default_factory=list)
+    files: list[Path] = field(default_factory=list)
+    stopped: list[str] = field(default_factory=list)
+    put_aside: list[str] = field(default_factory=list)
+    recovered: int = 0
 
 
 class PostgresStore(SqlStore):
@@ -56,18 +75,33 @@ class PostgresStore(SqlStore):
 
     _session: PostgresSession
 
-    def __init__(self, url: str, read_only: bool = False, *, accept_loss: bool = False) -> None:
+    def __init__(
+        self,
+        url: str,
+        read_only: bool = False,
+        *,
+        accept_loss: bool = False,
+        busy_seconds: float = 1.0,
+    ) -> None:
         address = parse_address(url)
-        self.url = url
+        self.where = url
+        self.path = files_of(url).absolute()
         self.read_only = read_only
+        self.must_sync = False
+        self.commits, self.commit_seconds = 0, 0.0
+        self._leftovers = Found()
+        self._busy_seconds = busy_seconds
+        self._closing = False
         self._address = address
         self._name = f"store {address.shown}"
         self._counters: tuple[int, int] | None = None
         self._chained: tuple[int, bytes] | None = None
         self._absent: set[str] = set()
-        self._session = PostgresSession(address, read_only, self._forget_counters)
+        self._session = PostgresSession(
+            address, read_only, self._forget_counters, connect_seconds=busy_seconds
+        )
         self.truncation = Truncation(
-            f"{address.schema}.db", self._session, self._reading, self._remove_whole
+            address.schema, self._session, self._reading, self._remove_whole
         )
         self._room = 0
         try:
@@ -107,6 +141,7 @@ class PostgresStore(SqlStore):
         with self._session.transaction((next_seq, max(numbers, decisions))) as connection:
             records.insert_record(connection, gap)
         self._counters = None
+        self._leftovers.gaps.append(gap)
 
     def _count(self) -> tuple[int, int]:
         with self._session.turn:
@@ -161,6 +196,7 @@ class PostgresStore(SqlStore):
             check_draws(self._name, batch.draw, self.find_draws(batch.draw.tolist()))
 
     def _write(self, segments: Sequence[Segment], counts: tuple[int, int]) -> None:
+        start = time.perf_counter()
         with self._session.transaction(counts) as connection:
             room = self._room
             if counts[0] > room:
@@ -175,12 +211,81 @@ class PostgresStore(SqlStore):
                     written.append((table.name, rows))
                 chained = chain.extend(connection, chained, part[0].seq, written)
         self._counters, self._chained, self._room = counts, chained, room
+        self.commit_seconds += time.perf_counter() - start
+        self.commits += 1
 
     def _remove_whole(self, before: int) -> int:
+        return self._session.drop_partitions(before)
+
+    @property
+    def leftovers(self) -> Found:
+        return self._leftovers
+
+    @property
+    def trouble(self) -> StoreError | None:
+        """Why there is no connection, None while there is one."""
+        return self._session.trouble
+
+    @property
+    def displaced(self) -> StoreError | None:
+        """Why this writer may not write on: another one came, or the database went back in time."""
+        return self._session.displaced
+
+    @property
+    def waiting(self) -> int:
+        """None: a row that is logged is in the database."""
         return 0
 
+    def check_files(self) -> StoreError | None:
+        """As `displaced`: nothing but a connection made anew can say more."""
+        return self.displaced
+
+    def probe(self) -> None:
+        """Raise what `append` would raise now; connects again where the connection is gone."""
+        self._session.check()
+
+    def begin_sync(self) -> Callable[[], None]:
+        """Nothing to wait for: `append` returns when the server has the rows on its disk."""
+        return lambda: None
+
+    def settle(self, until: int | None = None, seconds: float | None = None) -> bool:
+        """Nothing to wait for: what is appended can be read."""
+        return True
+
+    def number_reader(self, request_id: str) -> Callable[[], int | None]:
+        return lambda: SqlStore.find_requests(self, [request_id]).get(request_id)
+
+    def decision_reader(self, number: int) -> Callable[[], DecisionBatch | None]:
+        return lambda: self.decision(number)
+
+    def parts_reader(self, number: int) -> Callable[[], list[OutcomeBatch]]:
+        return lambda: self.outcome_parts(number)
+
+    def last_base_kept(self, now: float) -> float | None:
+        """When the newest base up to `now` was kept, both in seconds since the epoch."""
+        return self.truncation.last_kept(now)
+
+    def trim(
+        self, before: float, now: float, archive: Path | None, newer: int = 0
+    ) -> Trimmed | None:
+        """As of `Truncation`; for any thread, and given up when the store is closed."""
+        return self.truncation.trim(before, now, archive, lambda: self._closing, newer)
+
     def close(self) -> None:
+        self._closing = True
         self._session.close()
+
+
+def holds_store(url: str) -> bool:
+    """Whether a schema holds a store. Raises StoreError where the server does not answer, or
+    something else is there."""
+    try:
+        PostgresSession(parse_address(url)).close()
+    except MissingStoreError:
+        return False
+    except SchemaVersionError:
+        return True
+    return True
 
 
 def _insert(connection: PostgresConnection, table: Table, rows: Sequence[Row]) -> None:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+from pathlib import Path
+from typing import Protocol, TypeVar
 
 import msgspec
 import numpy as np
@@ -68,12 +69,39 @@ _NAMES = (
 )
 
 
+class Recovery(Protocol):
+    """What a writer found when it opened a store. files: those of a writer that was killed, whose
+    rows it took in, `recovered` of them; stopped: where each of them ends that is damaged there;
+    gaps: what is missing; put_aside: the names of files that were kept."""
+
+    recovered: int
+
+    @property
+    def files(self) -> Sequence[Path]: ...
+
+    @property
+    def stopped(self) -> Sequence[str]: ...
+
+    @property
+    def gaps(self) -> Sequence[Gap]: ...
+
+    @property
+    def put_aside(self) -> Sequence[str]: ...
+
+
 class SqlStore(Store):
     """What every store in SQL answers, through its session."""
 
+    path: Path
+    """What the names of files beside it begin with."""
+    truncation: Truncation
     _name: str
     _session: Session
-    truncation: Truncation
+
+    @property
+    @abstractmethod
+    def leftovers(self) -> Recovery:
+        """Of a writer: what it found when it was opened."""
 
     @property
     def next_seq(self) -> int:

@@ -102,8 +102,7 @@ class SqliteStore(SqlStore):
     ) -> None:
         self.path = Path(path).resolve()
         self.read_only = read_only
-        self.leftovers = Leftovers()
-        """What a writer found beside the database when it was opened."""
+        self._leftovers = Leftovers()
         self._name = f"store {self.path}"
         self._counters: tuple[int, int] | None = None
         self._chained: tuple[int, bytes] | None = None
@@ -166,22 +165,22 @@ class SqliteStore(SqlStore):
         self._file.lock(path)
         if not is_new:
             check_header(path, read_only=False)
-            self.leftovers = self._inspect(durability, busy_seconds, accept_loss)
+            self._leftovers = self._inspect(durability, busy_seconds, accept_loss)
         self._use(open_for_writing(path, durability, busy_seconds))
         if is_new:
             # Who the store is must not hang on its journal.
             self._session.query("PRAGMA wal_checkpoint(PASSIVE)")
         else:
-            self._take_in(self.leftovers)
+            self._take_in(self._leftovers)
         undo.pop_all()
         next_seq, decisions = self._count()
         store_id = bytes.fromhex(self._session.ask(records.read_fact, STORE_ID) or "")
         standing = Standing(
             store_id, boot_id(), next_seq, decisions, decisions + BLOCK, wal_salts(path)
         )
-        marked = self.leftovers.standing
+        marked = self._leftovers.standing
         if mark_path(path).exists() and (marked is None or marked.store_id != store_id):
-            self.leftovers.put_aside.append(set_aside(mark_path(path)))
+            self._leftovers.put_aside.append(set_aside(mark_path(path)))
         self._mark = Mark(path, standing)
         if self._session.ask(records.read_fact, records.TAKEN) is not None:
             # Only now, with a mark that counts as the log does; and before there are new tail
@@ -234,6 +233,11 @@ class SqliteStore(SqlStore):
         if not self.path.with_name(self.path.name + "-wal").exists():
             with contextlib.suppress(StoreError):
                 self._session.query("PRAGMA wal_checkpoint(PASSIVE)")
+
+    @property
+    def leftovers(self) -> Leftovers:
+        """What a writer found beside the database when it was opened."""
+        return self._leftovers
 
     @property
     def mark(self) -> Mark:

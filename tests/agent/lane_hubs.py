@@ -19,7 +19,7 @@ from equipoise.agent.lanes.decider import LaneKeeper
 from equipoise.agent.lanes.publishing import TicketOffice, publication
 from equipoise.store.batches import DecisionBatch
 from equipoise.store.format.frames import body_to_batch
-from equipoise.store.lanes import Publication, Tickets
+from equipoise.store.lanes import Hub, Publication, Tickets
 from equipoise.store.lanes.memory import MemoryHub
 from equipoise.store.memory import MemoryStore
 from equipoise.store.records import Request
@@ -59,15 +59,16 @@ class Clock:
 
 @dataclass
 class Hubs:
-    """A hub in memory and who publishes in it."""
+    """A hub, in memory unless given, and who publishes in it."""
 
     clock: Clock = field(default_factory=Clock)
     config: ExperimentConfig = field(default_factory=config_of)
     tickets: Tickets = field(default_factory=Tickets)
     version: int = 0
+    hub: Hub = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
-        self.hub = MemoryHub(self.clock)
+        self.hub = self.hub or MemoryHub(self.clock)
         term = self.hub.elect("authority", 1e6)
         assert term is not None
         self.term = term

@@ -41,7 +41,7 @@ from equipoise.agent.service.analyst.process import (
 from equipoise.agent.service.analyst.reports import Report
 from equipoise.agent.service.telemetry import Counters, Log
 from equipoise.store.batches import Buffer
-from equipoise.store.journal import JournaledStore
+from equipoise.store.opening import ServedStore
 from equipoise.store.records import RuleRecord
 
 T = TypeVar("T")
@@ -78,7 +78,7 @@ class AnalystClient(AnalystConnection):
     def __init__(
         self,
         agent: Agent,
-        store: JournaledStore,
+        store: ServedStore,
         counters: Counters,
         log: Log,
         open_bytes: int | None = None,

@@ -27,7 +27,7 @@ from equipoise.agent.service.analyst.process import (
 )
 from equipoise.agent.service.telemetry import Counters, Log
 from equipoise.store.errors import StoreError
-from equipoise.store.journal import JournaledStore
+from equipoise.store.opening import ServedStore
 from equipoise.store.records import Alert, RuleRecord
 from equipoise.store.words import plural
 
@@ -134,7 +134,7 @@ class AnalystConnection:
     def __init__(
         self,
         agent: Agent,
-        store: JournaledStore,
+        store: ServedStore,
         log: Log,
         seconds: float,
         open_bytes: int | None,
@@ -303,7 +303,7 @@ class AnalystConnection:
         # It reads every rule that is in the store by now.
         self._adopted.clear()
         self._process = process
-        question = Open(str(self._store.path), self._agent.config.to_json(), self._open_bytes)
+        question = Open(self._store.where, self._agent.config.to_json(), self._open_bytes)
         reply = await self._exchange(process, question, max(self._seconds, OPEN_SECONDS))
         if isinstance(reply, Failure):
             await self._end(process)

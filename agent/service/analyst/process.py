@@ -31,7 +31,7 @@ from equipoise.agent.errors import PlanError
 from equipoise.agent.planning import plan_request
 from equipoise.agent.planning.forecast import Forecast, forecast, no_forecast
 from equipoise.agent.service.analyst.reports import Report, report
-from equipoise.store.journal import open_store
+from equipoise.store.opening import open_store
 from equipoise.store.records import RuleRecord
 
 HEADER = struct.Struct("<I")

@@ -8,6 +8,7 @@ import msgspec
 
 from equipoise.agent.errors import (
     AgentError,
+    AwaitedError,
     BrokenError,
     ConflictError,
     TimeError,
@@ -103,6 +104,8 @@ def refusal_of(error: Exception) -> Refusal:
         side = "features" if error.side == "context" else "outputs"
         limit = error.problems[0].expected if error.problems else None
         return Refusal(422, str(error), field=f"{side}.{key}" if key else side, limit=limit)
+    if isinstance(error, AwaitedError):
+        return Refusal(503, str(error), retry_after=2.0)
     if isinstance(error, UnknownDecisionError):
         return Refusal(404, str(error))
     if isinstance(error, ConflictError | ContradictionError):

@@ -30,7 +30,7 @@ from equipoise.agent.service.analyst.reports import Report
 from equipoise.agent.service.control import Breaker, Clock, Switches
 from equipoise.agent.service.handlers.queries import expected_now
 from equipoise.agent.service.telemetry import Counters
-from equipoise.store.journal import JournaledStore
+from equipoise.store.opening import ServedStore
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 RESTS = 20.0
@@ -46,7 +46,7 @@ class Exposition:
     def __init__(
         self,
         agent: Agent,
-        store: JournaledStore,
+        store: ServedStore,
         counters: Counters,
         switches: Switches,
         breaker: Breaker,

@@ -41,7 +41,7 @@ from equipoise.agent.service.http.endpoints import Call
 from equipoise.agent.service.telemetry import Log
 from equipoise.agent.state.attempts import UNNAMED, reported_attempt
 from equipoise.store.batches import Closure, DecisionBatch, OutcomeBatch
-from equipoise.store.journal import JournaledStore
+from equipoise.store.opening import ServedStore
 from equipoise.store.records import AttemptReport
 
 _RULE = re.compile(r"r[0-9a-f]{20}")
@@ -56,7 +56,7 @@ class Queries:
     def __init__(
         self,
         adapter: RecordAdapter,
-        store: JournaledStore,
+        store: ServedStore,
         switches: Switches,
         analysis: AnalystClient,
         log: Log,

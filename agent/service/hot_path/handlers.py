@@ -305,8 +305,10 @@ class HotHandlers:
 
     def _earlier(self, request: DecideRequest) -> DecisionAnswer:
         """The decision that was made before; nothing is logged, so no switch stands in the way."""
-        if not self._adapter.agent.store.find_requests((request.request_id,)):
-            raise Refusal(404, f"request_id {request.request_id!r} was never decided")
+        agent = self._adapter.agent
+        if not agent.store.find_requests((request.request_id,)):
+            where = f"was not decided in lane {agent.lane}" if agent.lane else "was never decided"
+            raise Refusal(404, f"request_id {request.request_id!r} {where}")
         return self._answer(self._adapter.decide_one(request))
 
     def _decided(self, requests: Sequence[Request]) -> list[DecisionAnswer]:

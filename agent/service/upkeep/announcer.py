@@ -22,7 +22,7 @@ from equipoise.agent.answers.status import State
 from equipoise.agent.service.api.estimates import RecommendationAnswer, Status
 from equipoise.agent.service.telemetry import Log
 from equipoise.store.errors import StoreError
-from equipoise.store.journal import JournaledStore
+from equipoise.store.opening import ServedStore
 from equipoise.store.records import Control
 
 CHANGE, TOLD = "status", "webhook"
@@ -56,7 +56,7 @@ class Announcer:
     """
 
     def __init__(
-        self, experiment: str, addresses: Sequence[str], store: JournaledStore, log: Log
+        self, experiment: str, addresses: Sequence[str], store: ServedStore, log: Log
     ) -> None:
         self._experiment = experiment
         self._store = store

@@ -23,7 +23,7 @@ from equipoise.agent.lifecycle.rules import unused_rules
 from equipoise.agent.service.analyst.client import AnalystClient
 from equipoise.agent.service.control import wall_time
 from equipoise.agent.service.telemetry import Counters, Log
-from equipoise.store.journal import JournaledStore
+from equipoise.store.opening import ServedStore
 
 Job = Callable[[], Awaitable[object]]
 
@@ -153,7 +153,7 @@ class Retention:
         self,
         settings: RetentionSettings,
         analysis: AnalystClient,
-        store: JournaledStore,
+        store: ServedStore,
         counters: Counters,
         log: Log,
     ) -> None:

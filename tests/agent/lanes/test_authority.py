@@ -13,6 +13,7 @@ from fleet import Lane
 from lane_hubs import KEY, QUICK, Clock, Turns, config_of, request
 
 from equipoise.agent.agent import Agent
+from equipoise.agent.errors import AwaitedError, UnknownDecisionError
 from equipoise.agent.lanes.authority import Authority
 from equipoise.agent.lanes.decider import LaneKeeper
 from equipoise.agent.maintenance.audit import audit
@@ -173,8 +174,7 @@ def test_another_authority_goes_on_where_the_first_one_was_killed(
         await run.until(lambda: run.store.decisions == 100)
         rule = run.agent.rule.rule_id
         # Killed: nobody resigns. Its term runs out, or here is taken from it.
-        hub = connect()
-        hub.resign(first._term)
+        connect().resign(first._term)
         await run.begin("second")
         for at in range(100):
             keeper.lane.records.decide_one(request(f"b{at}"))
@@ -189,6 +189,39 @@ def test_another_authority_goes_on_where_the_first_one_was_killed(
         await run.authority.stop()
         assert audit(run.store, run.config, KEY).faults == []
         assert run.store.decisions == 200
+
+    asyncio.run(scenario())
+
+
+def test_a_term_that_ran_out_is_taken_again_where_nobody_else_was_elected(
+    connect: Connect, tmp_path: Path
+) -> None:
+    async def scenario() -> None:
+        run = Run(connect, tmp_path)
+        authority = await run.begin()
+        keeper = await run.join()
+        keeper.lane.records.decide_one(request("r0"))
+        await run.until(lambda: run.store.decisions == 1)
+        adapter = RecordAdapter(run.agent)
+        adapter.awaits = authority.awaits
+        lane = keeper.lane.lease.lane
+        assert adapter.observe([Outcome(decision_id=f"d{lane}-0", reward=1.0)]).rows == 1
+        with pytest.raises(AwaitedError, match=f"'d{lane}-9' is not in the log yet"):
+            adapter.observe([Outcome(decision_id=f"d{lane}-9", reward=1.0)])
+        with pytest.raises(UnknownDecisionError, match="'d99-9' does not exist"):
+            adapter.observe([Outcome(decision_id="d99-9", reward=1.0)])
+        connect().resign(authority._term)
+        keeper.lane.records.decide_one(request("r1"))
+        await run.until(lambda: run.store.decisions == 2)
+        assert "elected-again" in run.events
+        assert not authority.over
+        # And not where somebody was.
+        connect().resign(authority._term)
+        assert connect().elect("another", 10.0) is not None
+        await authority.turn()
+        assert authority.over
+        assert run.deposed == 1
+        keeper.close(1.0)
 
     asyncio.run(scenario())
 

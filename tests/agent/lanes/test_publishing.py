@@ -16,7 +16,7 @@ from equipoise.agent.config import (
     SegmentBudget,
     UnitsConfig,
 )
-from equipoise.agent.lanes.publishing import Limits, TicketOffice, refuse_lanes
+from equipoise.agent.lanes.publishing import SLICES, Limits, TicketOffice, refuse_lanes
 from equipoise.agent.maintenance.audit import audit
 from equipoise.store.batches import Closure, DecisionBatch
 from equipoise.store.lanes import Tickets
@@ -58,7 +58,7 @@ def check_caps(name: str, fleet: Fleet) -> float:
     return used
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("name", CAPS)
 def test_no_cap_is_exceeded_at_any_moment(name: str, seed: int) -> None:
     """Lanes come, go, are lost, lag behind and ship late, and authorities follow one another."""
@@ -123,7 +123,7 @@ def test_a_segment_that_is_full_closes_no_other(idle: bool) -> None:
     assert set(batch.closed_by[left].tolist()) == {Closure.SEGMENT}
     assert set(batch.closed_by[~left].tolist()) == {Closure.OPEN}
     # What the idle lane was given stays with it.
-    assert 50 - 50 // 8 <= drawn(fleet)[2] <= 50
+    assert 50 - 50 // (2 * SLICES) <= drawn(fleet)[2] <= 50
     assert audit(fleet.main.store, settings, KEY).faults == []
 
 
@@ -132,7 +132,7 @@ def test_a_lane_without_tickets_closes_everybody() -> None:
     fleet, traffic = Fleet(settings, KEY, 2), Traffic(np.random.default_rng(1))
     lane = fleet.lanes[0]
     tickets = fleet.newest.tickets[1].draws
-    assert tickets == 400 // 8
+    assert tickets == 400 // 4
     batch = lane.decide(traffic.requests(200))
     assert np.count_nonzero(batch.randomized) == tickets
     last = int(np.flatnonzero(batch.randomized)[-1])
@@ -147,17 +147,17 @@ def test_tickets_that_are_taken_back_count_until_their_lane_acts_by_it() -> None
     settings = config(policy=PolicyConfig(rate=1.0), budget=BudgetConfig(requests=800))
     fleet, traffic = Fleet(settings, KEY, 2), Traffic(np.random.default_rng(1))
     first, second = fleet.lanes
-    fleet.main.controls.set_budget(150)
+    fleet.main.controls.set_budget(300)
     fleet.publish()
     fleet.adopt(first)  # the second goes on by what it was given
-    for _ in range(60):
+    for _ in range(70):
         first.decide(traffic.requests(3))
         fleet.ship(first)
         fleet.now = traffic.at
         fleet.publish()
         fleet.adopt(first)
-    second.decide(traffic.requests(200))
-    assert drawn(fleet)[0] <= 150
+    second.decide(traffic.requests(250))
+    assert drawn(fleet)[0] <= 300
     fleet.adopt(second)
     fleet.ship()
     for _ in range(80):
@@ -168,7 +168,7 @@ def test_tickets_that_are_taken_back_count_until_their_lane_acts_by_it() -> None
             lane.decide(traffic.requests(2))
         fleet.ship()
         fleet.sequence()
-    assert drawn(fleet)[0] == 150
+    assert drawn(fleet)[0] == 300
 
 
 def test_a_limit_that_comes_later_waits_for_those_who_had_none() -> None:
@@ -192,7 +192,7 @@ def test_a_limit_that_comes_later_waits_for_those_who_had_none() -> None:
         fleet.sequence()
     idle = fleet.newest.tickets[2].draws - second.spent.draws
     assert drawn(fleet)[0] + idle == 50
-    assert idle < 5
+    assert idle < 8
 
 
 def test_what_a_lost_lane_held_counts_as_spent_until_all_of_it_came() -> None:

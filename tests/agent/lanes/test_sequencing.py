@@ -189,6 +189,38 @@ def test_what_a_lost_lane_ships_is_logged_and_in_no_sum() -> None:
     assert found.left_out == {"late": 40}
 
 
+def test_what_came_in_time_enters_after_what_its_lane_shipped_late() -> None:
+    """A version that a third lane holds back is numbered after the late rows of a lost one."""
+    settings = config()
+    fleet, traffic = Fleet(settings, KEY, 3), Traffic(np.random.default_rng(0))
+    first, second, third = fleet.lanes
+    fleet.now = 3.0
+    early = second.decide(traffic.requests(10))
+    fleet.ship(second)
+    fleet.publish()
+    fleet.adopt(first, second)
+    in_time = second.decide(traffic.requests(10))
+    fleet.ship(second)
+    fleet.lose(second)
+    late = second.decide(traffic.requests(10))
+    fleet.ship(second)
+    third.decide(traffic.requests(5))
+    fleet.ship(first)
+    fleet.sequence()
+    assert fleet.main.store.lane_ends() == {2: 30}
+    assert fleet.main.store.decisions == 10
+    fleet.publish()
+    fleet.adopt()
+    fleet.ship(first, third)
+    fleet.sequence()
+    log = np.concatenate([batch.positions for batch in decisions_of(fleet)]) & (2**40 - 1)
+    closed_by = np.concatenate([batch.closed_by for batch in decisions_of(fleet)])
+    assert sorted(log.tolist()) == sorted([*range(30), *range(5)])
+    assert np.count_nonzero(closed_by == Closure.LATE) == 10
+    assert len(early) + len(in_time) + len(late) == 30
+    assert audit(fleet.main.store, settings, KEY).faults == []
+
+
 def test_what_comes_late_of_an_era_that_has_ended_leaves_the_new_one_alone() -> None:
     settings = config()
     fleet, traffic = Fleet(settings, KEY, 2), Traffic(np.random.default_rng(0))

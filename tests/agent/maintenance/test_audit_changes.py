@@ -26,8 +26,9 @@ from equipoise.agent.lifecycle.rules import rule_id
 from equipoise.agent.maintenance.audit import Audit, audit
 from equipoise.store.format.sql_rows import LOG_TABLES
 from equipoise.store.records import Control
+from equipoise.store.sql import chain
 from equipoise.store.sql.chain import Anchor
-from equipoise.store.sqlite import SqliteStore, chain
+from equipoise.store.sqlite import SqliteStore
 
 GUARANTEES = Path(__file__).parents[3] / "docs/guarantees.md"
 Change = str | Callable[[sqlite3.Connection], None]

@@ -6,12 +6,17 @@ and so on, or their environment variables (PGHOST, PGPASSWORD, …) and password
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 from equipoise.store.errors import StoreError
 
+Where: TypeAlias = str | os.PathLike[str]
+"""What names a store: a path, or a URL as a string."""
 SCHEMES = ("postgresql", "postgres")
 DEFAULT_SCHEMA = "equipoise"
 _NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}")
@@ -72,3 +77,17 @@ def shown(where: object) -> str:
     hidden = [(key, "***" if _SECRET.search(key) else value) for key, value in given]
     query = urlencode(hidden, quote_via=quote, safe="/*")
     return urlunsplit(parts._replace(netloc=netloc, query=query, fragment=""))
+
+
+def files_of(where: Where) -> Path:
+    """The path whose name those of the files beside a store begin with: the path of its file; for a
+    URL the name of its schema, in the working folder."""
+    if is_url(where):
+        return Path(parse_address(str(where)).schema)
+    return Path(where)
+
+
+def beside(where: Where, suffix: str) -> Path:
+    """The file beside a store with this suffix."""
+    path = files_of(where)
+    return path.with_name(path.name + suffix)
