@@ -15,6 +15,7 @@ from equipoise.agent.agent import Agent
 from equipoise.agent.decisions.uniforms import Uniforms
 from equipoise.agent.errors import AgentError
 from equipoise.store.batches import Closure
+from equipoise.store.errors import StoreError
 from equipoise.store.lanes import HubError, Report, Tickets, lane_store
 from equipoise.store.lanes.memory import MemoryHub
 from equipoise.store.records import LANE_BITS, Outcome, decision_position
@@ -312,3 +313,43 @@ def test_a_lane_remembers_and_closes_a_bounded_number_of_decisions(
     kinds = {p.kind: p.rows for p in hubs.hub.outcomes(9)}
     assert kinds == {"outcomes": 1, "reports": 1}
     assert hubs.shipped(1) == list(range(12_000))
+
+
+def test_what_comes_while_a_decider_ends_is_refused_and_never_lost(tmp_path: Path) -> None:
+    """Between the last shipment and the end of its files nothing may be answered as taken."""
+    hubs = Hubs()
+    kept = keeper(hubs, tmp_path)
+    publishing(hubs, kept)
+    lane = kept.lane
+    left: list[str] = []
+    leave = hubs.hub.leave
+
+    def leaving(*arguments: object) -> None:
+        with pytest.raises(StoreError):
+            lane.records.decide_one(request("late"))
+        with pytest.raises(StoreError):
+            lane.records.observe([Outcome(request_id="elsewhere", reward=1.0)])
+        left.append("refused")
+        leave(*arguments)
+
+    hubs.hub.leave = leaving
+    lane.records.decide_one(request("r0"))
+    assert kept.close(10.0)
+    assert left == ["refused"]
+    assert hubs.shipped(1) == [0]
+    assert hubs.hub.outcomes(9) == []
+
+
+def test_lanes_are_not_leased_one_after_another_where_files_cannot_be_written(
+    tmp_path: Path,
+) -> None:
+    hubs = Hubs()
+    kept = keeper(hubs, tmp_path / "no")
+    (tmp_path / "no").write_text("a file and no folder")
+    kept._folder = tmp_path / "no"
+    kept._thread.start()
+    until(lambda: kept.trouble is not None and kept._failures >= 2)
+    assert kept._failures < 5
+    assert len(hubs.hub._lanes) == kept._failures
+    kept.close(5.0)
+    assert all(each.whole for each in hubs.hub.lanes())

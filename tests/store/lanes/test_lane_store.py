@@ -298,3 +298,15 @@ def test_power_puts_rows_on_the_disk_before_they_are_cut(
         assert len(synced) == 1
         store.parcels(Spent)
         assert len(set(synced)) == 2
+
+
+def test_a_sealed_lane_takes_no_more_and_ships_what_it_has(tmp_path: Path) -> None:
+    store = LaneStore(tmp_path, FACTS)
+    store.append(decisions(0))
+    store.seal()
+    for refused in (lambda: store.append(decisions(1)), lambda: store.report(1, b"[{}]")):
+        with pytest.raises(WriteError, match="the lane was given back"):
+            refused()
+    assert numbers_of(shipped(store)[0]) == [0]
+    store.close(remove=True)
+    assert list(tmp_path.iterdir()) == []
