@@ -117,6 +117,31 @@ def test_zero_tokens_of_a_stream_are_unknown() -> None:
     assert read("litellm-spend", spent)["cost"] is None
 
 
+@pytest.mark.parametrize(
+    ("provider", "asked", "known"),
+    [
+        ("openai", None, False),
+        ("hosted_vllm", {}, False),
+        ("azure", {"include_usage": False}, False),
+        ("openai", {"include_usage": True}, True),
+        ("anthropic", None, True),
+        (None, None, True),
+    ],
+)
+def test_a_count_that_litellm_has_guessed_is_none(
+    provider: str | None, asked: dict[str, bool] | None, known: bool
+) -> None:
+    """1.110.2 says 12 tokens in where the provider counted 100, and marks nothing; 1.108.7 says 0.
+    Providers of OpenAI's protocol send usage only to a stream that asks for it."""
+    parameters = {"stream": True} | ({} if asked is None else {"stream_options": asked})
+    row = recorded.litellm(1, stream=True, model_parameters=parameters)
+    said = read("litellm", row | {"custom_llm_provider": provider})
+    counts = [said[name] for name in ("input_tokens", "output_tokens", "cost")]
+    assert counts == ([100.0, 20.0, 0.00045] if known else [None] * 3)
+    whole = {**row, "custom_llm_provider": provider, "stream": False}
+    assert read("litellm", whole)["input_tokens"] == 100.0
+
+
 def test_a_cost_of_nothing_is_free_only_where_there_was_a_price() -> None:
     free = recorded.litellm(1, response_cost=0.0)
     assert read("litellm", free)["cost"] == 0.0
@@ -172,6 +197,8 @@ def test_a_stop_by_the_user_is_an_answer_that_was_stopped() -> None:
     row = recorded.litellm(1, error_str="Client disconnected the request")
     said = read("litellm", row)
     assert (said["status"], said["stopped"]) == (ANSWERED, True)
+    # LiteLLM counts such a stream itself: 8 tokens in where the provider would have said 100.
+    assert [said[name] for name in ("input_tokens", "output_tokens", "cost")] == [None] * 3
     assert read("openrouter", recorded.activity(1, cancelled="true"))["stopped"] is True
 
 
