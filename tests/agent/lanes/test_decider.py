@@ -10,11 +10,12 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from lane_hubs import KEY, Hubs, config_of, keeper, request
+from lane_hubs import KEY, QUICK, Hubs, config_of, keeper, request
 
 from equipoise.agent.agent import Agent
 from equipoise.agent.decisions.uniforms import Uniforms
 from equipoise.agent.errors import AgentError
+from equipoise.agent.lanes import decider
 from equipoise.store.batches import Closure
 from equipoise.store.errors import StoreError
 from equipoise.store.lanes import HubError, Report, Tickets, lane_store
@@ -112,7 +113,10 @@ def test_a_publication_is_adopted_with_its_rule_and_tickets(tmp_path: Path) -> N
     lane.records.decide_one(request("t0"))
     assert lane.records.closure(21) is Closure.PAUSED
     until(lambda: hubs.hub.lanes()[0].adopted == version + 1)
-    assert [p.version for p in hubs.hub.decisions(99)] == [2, version, version + 1]
+    versions = [p.version for p in hubs.hub.decisions(99)]
+    assert list(dict.fromkeys(versions)) == [2, version, version + 1]
+    rows = [sum(p.rows for p in hubs.hub.decisions(99) if p.version == v) for v in set(versions)]
+    assert sorted(rows) == [1, 1, 20]
     assert first.rule_id == hubs.agent.rule.rule_id
     kept.close(10.0)
 
@@ -354,3 +358,29 @@ def test_lanes_are_not_leased_one_after_another_where_files_cannot_be_written(
     assert len(hubs.hub._lanes) == kept._failures
     kept.close(5.0)
     assert all(each.whole for each in hubs.hub.lanes())
+
+
+def test_a_lane_that_no_publication_names_has_no_tickets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decider, "TICKET_SECONDS", 0.05)
+    hubs = Hubs()
+    kept = keeper(hubs, tmp_path)
+    kept.start()
+    assert kept.wait(10.0)
+    made = [kept.lane.records.decide_one(request(f"r{at}")) for at in range(30)]
+    assert not any(each.randomized for each in made)
+    assert {kept.lane.records.closure(at) for at in range(30)} == {Closure.SLICE}
+    kept.close(10.0)
+
+
+def test_a_renewed_lease_ends_before_the_hubs_does(tmp_path: Path) -> None:
+    hubs = Hubs()
+    kept = keeper(hubs, tmp_path)
+    publishing(hubs, kept)
+    lane = kept.lane
+    first = lane.until
+    lane.records.decide_one(request("r0"))
+    until(lambda: lane.store.waiting == 0 and lane.until > first)
+    assert lane.until <= time.monotonic() + 0.9 * QUICK.lease_seconds
+    kept.close(10.0)
