@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -160,10 +160,10 @@ class LaneKeeper:
                 pause = max(pause, _AWAY_SECONDS)
             except AgentError as error:
                 self.fault = error
-                self.trouble = str(error)
+                self._trouble("lane-impossible", error)
                 self._ready.set()
             except Exception as error:  # a thread that died would leave rows waiting without a word
-                self._trouble("lane", error)
+                self._trouble("lane-fault", error)
                 pause = max(pause, _AWAY_SECONDS)
             self._stopping.wait(pause)
         self._end()
@@ -313,6 +313,23 @@ class LaneKeeper:
         lane = self._join(hub)
         if lane is None:
             return
+        with self._or_later(lane):
+            self._prepare(hub, lane)
+        before, self._held = self._held, lane
+        self._say("lane", {"lane": lane.lease.lane, "publication": lane.publication.version})
+
+        def change() -> None:
+            self.lane = lane
+            self._changed(lane)
+
+        self._call(change)
+        self._ready.set()
+        if before is not None:
+            with self._or_later(before):
+                self._finish(hub, before)
+
+    def _prepare(self, hub: Hub, lane: Lane) -> None:
+        """Wait until a lane that is not decided in yet has its first tickets."""
         patience = time.monotonic() + TICKET_SECONDS
         while True:
             asked = time.monotonic()
@@ -331,17 +348,17 @@ class LaneKeeper:
             if self._held is not None:
                 self._ship(hub, self._held)
             self._stopping.wait(self._settings.ship_seconds)
-        before, self._held = self._held, lane
-        self._say("lane", {"lane": lane.lease.lane, "publication": lane.publication.version})
 
-        def change() -> None:
-            self.lane = lane
-            self._changed(lane)
-
-        self._call(change)
-        self._ready.set()
-        if before is not None:
-            self._finish(hub, before)
+    @contextlib.contextmanager
+    def _or_later(self, lane: Lane) -> Iterator[None]:
+        """Where what is to be done with a lane fails, leave it to the next look for lanes: by its
+        files what it holds is shipped, and it is given back."""
+        try:
+            yield
+        except BaseException:
+            lane.store.close()
+            self._looked = -np.inf
+            raise
 
     def _call(self, work: Call) -> bool:
         """Have the thread that decides do something, and wait for it; whether it was done."""
@@ -391,11 +408,11 @@ class LaneKeeper:
 
         self._held = None
         self._ready.clear()
-        if self._call(drop):
+        with self._or_later(lane):
+            if not self._call(drop):
+                raise HubError("whoever decides does not answer")
             self._ship_late(hub, lane)
-            lane.store.close(remove=True)
-        else:
-            lane.store.close()
+        lane.store.close(remove=True)
 
     def _recover(self, hub: Hub) -> None:
         """Ship what deciders that are gone left in the folder."""
@@ -431,7 +448,7 @@ class LaneKeeper:
                         break
                     time.sleep(_AWAY_SECONDS)
         except Exception as error:
-            self._trouble("lane", error)
+            self._trouble("lane-fault", error)
         if lane is not None:
             lane.store.close()
         if self._hub is not None:

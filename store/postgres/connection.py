@@ -107,6 +107,10 @@ class PostgresConnection:
     def __init__(self, raw: psycopg.Connection[Row]) -> None:
         self.raw = raw
 
+    @property
+    def in_transaction(self) -> bool:
+        return self.raw.info.transaction_status != psycopg.pq.TransactionStatus.IDLE
+
     def execute(self, sql: str, values: Any = (), /) -> Any:
         return self.raw.execute(numbered(sql).encode(), tuple(values) or None)
 
@@ -150,6 +154,24 @@ def connect(address: Address, read_only: bool, seconds: float = 2.0) -> Postgres
         raw.close()
         raise
     return connection
+
+
+def try_lock(connection: PostgresConnection, name: str) -> bool:
+    """Take the lock of a schema's writer, which ends with the connection; whether it is ours."""
+    row = connection.execute(
+        "SELECT pg_try_advisory_lock(?, hashtext(?))", (_LOCK, name)
+    ).fetchone()
+    return bool(row[0])
+
+
+def copy_rows(
+    connection: PostgresConnection, table: str, columns: Sequence[str], rows: Sequence[Row]
+) -> None:
+    """Insert many rows at once."""
+    statement = f"COPY {table} ({', '.join(columns)}) FROM STDIN"
+    with psycopg.Cursor(connection.raw).copy(statement.encode()) as copy:
+        for row in rows:
+            copy.write_row(row)
 
 
 @contextlib.contextmanager
@@ -231,10 +253,7 @@ class PostgresSession:
         that long."""
         deadline = time.monotonic() + seconds
         while True:
-            row = self._connection.execute(
-                "SELECT pg_try_advisory_lock(?, hashtext(?))", (_LOCK, self._address.schema)
-            ).fetchone()
-            if row[0]:
+            if try_lock(self._connection, self._address.schema):
                 return True
             if time.monotonic() >= deadline:
                 return False
@@ -400,7 +419,7 @@ class PostgresSession:
                 connection = self._ready()
                 if self._torn:  # who asks would take rows for known that its memory lacks
                     raise WriteError(f"{self.name}: {_TORN}")
-                inside = connection.raw.info.transaction_status != psycopg.pq.TransactionStatus.IDLE
+                inside = connection.in_transaction
                 try:
                     with _errors(self.name):
                         return question(connection, *values)
