@@ -203,7 +203,7 @@ def test_a_row_that_changes_on_its_way_is_noticed(
 
 
 def test_a_target_that_holds_anything_is_refused_and_left_alone(
-    first: str, new_postgres_url: Callable[[], str]
+    first: str, new_postgres_url: Callable[[], str], monkeypatch: Any
 ) -> None:
     url = new_postgres_url()
     address = parse_address(url)
@@ -224,6 +224,12 @@ def test_a_target_that_holds_anything_is_refused_and_left_alone(
         with pytest.raises((StoreError, AgentError), match=error):
             migrate("first.db", target)
     assert not exists("third.db")
+    # Whoever makes something there after the first look is not overrun either.
+    monkeypatch.setattr("equipoise.agent.maintenance.migrate.check_target", lambda target: None)
+    for target in (url, "second.db"):
+        with pytest.raises(StoreError, match=r"holds invoices|second\.db exists"):
+            migrate(first, target)
+    assert Path("second.db").read_bytes() == b""
     with pytest.raises(StoreError, match="does not exist"):
         migrate("absent.db", "sixth.db")
     assert not exists("absent.db")

@@ -283,6 +283,8 @@ def test_a_writer_that_another_one_followed_may_not_go_on(postgres_url: str, aut
         other.append(author.observations(1))
     store._session._next_try = 0.0
     with pytest.raises(DisplacedStoreError, match="another writer took over"):
+        store.probe()
+    with pytest.raises(DisplacedStoreError, match="another writer took over"):
         store.append(author.decisions(1))
     assert store.check_files() is store.displaced is not None
     store.close()
