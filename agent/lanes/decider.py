@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
+from uuid import uuid4
 
 import msgspec
 import numpy as np
@@ -106,6 +107,8 @@ class LaneKeeper:
         self.recovered = 0
         """Rows of lanes of others that were shipped for them."""
         self._connect, self._key, self._folder, self._name = connect, key, folder, name
+        # Of the next lane: where its answer is lost it is asked for again by the same name.
+        self._asked = uuid4().hex
         self._settings, self._durability = settings, durability
         self._run, self._clock, self._say, self._changed = run, clock, say, changed
         self._hub: Hub | None = None
@@ -261,7 +264,8 @@ class LaneKeeper:
         """A new lane, which decides nothing yet; None where a newer publication came between."""
         asked = time.monotonic()
         seconds = self._settings.lease_seconds
-        lease = hub.join(self._name, seconds)
+        lease = hub.join(self._name, seconds, self._asked)
+        self._asked = uuid4().hex
         store: LaneStore | None = None
         try:
             newest = hub.newest()

@@ -52,6 +52,7 @@ class PostgresHub(SqlHub):
     """
 
     AMONG = "= ANY(?)"
+    IDS = "unnest(?::text[]) AS id"
 
     def __init__(self, url: str, seconds: float = 10.0) -> None:
         try:

@@ -580,9 +580,12 @@ def compare(store: Store, promises: Promises) -> Findings:
     for segment in store.read():
         batch = segment.batch
         if isinstance(batch, DecisionBatch):
-            rows = adapter.records(batch)
-            held.update(name for name in batch.request_id or () if name)
-            positions = batch.positions.tolist()
+            rows, positions = adapter.records(batch), batch.positions.tolist()
+            for row, name in enumerate(batch.request_id or ()):
+                if name:
+                    held[name] += 1
+                    # Decided, and killed before it could answer: it is asked again elsewhere.
+                    requests.setdefault(name, set()).add(decision_id(positions[row]))
             for row, (told, at) in enumerate(zip(rows, positions, strict=True)):
                 name = decision_id(at)
                 if name in logged:
@@ -601,8 +604,15 @@ def compare(store: Store, promises: Promises) -> Findings:
         elif isinstance(batch, OutcomeBatch):
             for row, number in enumerate(batch.number.tolist()):
                 name = numbers[number]
-                parts[name, "reward"] += not np.isnan(batch.reward[row])
-                parts[name, "outputs"] += not np.isnan(batch.outputs[row]).all()
+                words = promises.words.get(name)
+                for part, value, sent in (
+                    ("reward", batch.reward[row], None if words is None else words / 100),
+                    ("outputs", batch.outputs[row, 0], words),
+                ):
+                    if not np.isnan(value):
+                        parts[name, part] += 1
+                        if sent is not None and value != sent:
+                            found.faults.append(f"{part} of {name} is {value}, {sent} was sent")
     for name, said in promises.decisions.items():
         requests.setdefault(said["request_id"], set()).add(name)
         told = logged.get(name)

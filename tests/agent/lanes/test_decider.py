@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from lane_hubs import KEY, QUICK, Hubs, config_of, keeper, request
+from lane_hubs import KEY, QUICK, Clock, Hubs, config_of, keeper, request
 
 from equipoise.agent.agent import Agent
 from equipoise.agent.decisions.uniforms import Uniforms
@@ -18,7 +18,7 @@ from equipoise.agent.errors import AgentError
 from equipoise.agent.lanes import decider
 from equipoise.store.batches import Closure
 from equipoise.store.errors import StoreError
-from equipoise.store.lanes import HubError, Report, Tickets, lane_store
+from equipoise.store.lanes import HubError, Lease, Report, Tickets, lane_store
 from equipoise.store.lanes.memory import MemoryHub
 from equipoise.store.records import LANE_BITS, Outcome, decision_position
 
@@ -255,6 +255,35 @@ def test_another_configuration_begins_a_new_lane_and_gives_the_old_one_back(
     assert hubs.shipped(1) == [0]
     assert hubs.shipped(2) == [0]
     assert all(each.kind == "reports" for each in hubs.hub.outcomes(9))
+
+
+class Forgetful(MemoryHub):
+    """A hub whose answer to the first join is lost."""
+
+    lost = 0
+
+    def join(self, name: str, seconds: float, asked: str = "") -> Lease:
+        lease = super().join(name, seconds, asked)
+        self.lost += 1
+        if self.lost == 1:
+            raise HubError("the answer is lost")
+        return lease
+
+
+def test_a_lane_whose_answer_was_lost_is_not_left_behind(tmp_path: Path) -> None:
+    clock = Clock()
+    hubs = Hubs(clock, hub=Forgetful(clock))
+    kept = keeper(hubs, tmp_path)
+    publishing(hubs, kept)
+    assert kept.lane is not None
+    assert kept.lane.lease.lane == 1
+    assert [each.lane for each in hubs.hub.lanes()] == [1]
+    assert kept.close(10.0)
+    again = keeper(hubs, tmp_path)
+    publishing(hubs, again)
+    assert again.lane is not None
+    assert again.lane.lease.lane == 2
+    assert again.close(10.0)
 
 
 def test_a_hub_that_is_away_stops_nothing_until_the_lease_runs_out(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -248,6 +250,25 @@ def test_while_nobody_can_say_what_became_of_an_append_the_store_neither_writes_
     store.close()
     with PostgresStore(postgres_url) as again:
         assert again.next_seq == 3
+
+
+def test_a_server_that_hangs_is_not_waited_for_without_end(
+    postgres_url: str, author: Any, monkeypatch: Any
+) -> None:
+    with PostgresStore(postgres_url) as store:
+        store.append(author.decisions(1))
+        pid = store._session._connection.raw.info.backend_pid
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            with monkeypatch.context() as hasty:
+                hasty.setattr(connection, "ANSWER_SECONDS", 0.3)
+                with pytest.raises(LostConnectionError):
+                    store.append(author.outcomes(3))
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        store._session._next_try = 0.0
+        assert store.append(author.outcomes(4)) == 1
+        assert store.next_seq == 5
 
 
 def test_a_writer_that_another_one_followed_may_not_go_on(postgres_url: str, author: Any) -> None:
