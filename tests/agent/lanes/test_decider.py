@@ -112,7 +112,7 @@ def test_a_publication_is_adopted_with_its_rule_and_tickets(tmp_path: Path) -> N
     until(lambda: lane.publication.version == version + 1)
     lane.records.decide_one(request("t0"))
     assert lane.records.closure(21) is Closure.PAUSED
-    until(lambda: hubs.hub.lanes()[0].adopted == version + 1)
+    until(lambda: hubs.hub.lanes()[0].adopted == version + 1 and not lane.store.waiting)
     versions = [p.version for p in hubs.hub.decisions(99)]
     assert list(dict.fromkeys(versions)) == [2, version, version + 1]
     rows = [sum(p.rows for p in hubs.hub.decisions(99) if p.version == v) for v in set(versions)]
