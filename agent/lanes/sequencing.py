@@ -214,9 +214,10 @@ class Sequencer:
                 requests = [
                     "" if more else name for more, name in zip(again, requests, strict=True)
                 ]
-        closed_by = np.where(repeated & (closed_by == 0), int(Closure.REPEATED), closed_by)
+        # Whatever else closed it: a row that is out of its order is in no sum.
+        closed_by = np.where(repeated, int(Closure.REPEATED), closed_by)
         if parcel.late:
-            closed_by = np.where(closed_by == 0, int(Closure.LATE), closed_by)
+            closed_by = np.full(len(batch), int(Closure.LATE))
         done = self.done
         done.late += count if parcel.late else 0
         done.repeated += int(np.count_nonzero(repeated))

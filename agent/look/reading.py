@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import gc
 import gzip
-import json
 import math
 import zlib
 from collections import Counter
@@ -29,9 +28,9 @@ from equipoise.agent.config.ingest import as_number, as_seconds, parse_path
 from equipoise.agent.errors import AgentError
 from equipoise.agent.features.values import shown, suggestion
 from equipoise.agent.ingest import files
-from equipoise.agent.ingest.derived import ANSWERED, CACHED, FAILED
+from equipoise.agent.ingest.derived import ANSWERED, CACHED, COUNTS, FAILED, is_guessed
 from equipoise.agent.ingest.presets import FAMILIES, PRESETS, Preset, preset_rows, recognise
-from equipoise.agent.look.choosing import Chosen, Sightings, choose, is_whole
+from equipoise.agent.look.choosing import GUESSED, Chosen, Sightings, choose, is_whole
 from equipoise.agent.look.values import (
     CHATS,
     Codes,
@@ -55,6 +54,8 @@ MOST_REASONS = 20
 FATES: Final = (ANSWERED, CACHED, FAILED)
 """What became of a request, by number; a higher number is another reason why a row is none."""
 _MAGIC = {b"\x1f\x8b": ".gz", b"\x28\xb5\x2f\xfd": ".zst"}
+_SKIPPABLE = b"\x2a\x4d\x18"
+"""Of a frame of zstd that holds no data, after a byte of 0x50 to 0x5f: pzstd begins with one."""
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -95,6 +96,8 @@ def inspected(path: Path) -> Source:
     with open(path, "rb") as raw:
         start = raw.read(4)
     packing = next((suffix for magic, suffix in _MAGIC.items() if start.startswith(magic)), "")
+    if start[1:] == _SKIPPABLE and 0x50 <= start[0] <= 0x5F:
+        packing = ".zst"
     with opened(path, packing) as (file, _):
         try:
             head = file.read(1 << 16)
@@ -307,11 +310,11 @@ def _decoded(line: bytes) -> Any:
     try:
         return msgspec.json.decode(line)
     except (msgspec.DecodeError, UnicodeError, RecursionError):
-        if b"NaN" not in line and b"Infinity" not in line:
+        if b"NaN" not in line and b"Infinity" not in line and not files.is_cut(line):
             return None
     try:
         # Python and pandas write NaN for what is missing, though JSON has none.
-        return json.loads(line, parse_constant=lambda _: None)
+        return files.from_json(line)
     except (ValueError, RecursionError):
         return None
 
@@ -474,6 +477,11 @@ class Reader:
                 numbers["seconds"] = np.where(took >= 0, took, math.nan)
         unpriced = [bool(value) for value in of("unpriced")] or [False] * count
         forget_zeros(numbers, np.array(unpriced))
+        told_by = [of(role) or [None] * count for role in GUESSED]
+        guessed = np.array([is_guessed(*each) for each in zip(*told_by, strict=True)], dtype=bool)
+        for role in COUNTS if guessed.any() else ():
+            if role in numbers:
+                numbers[role][guessed] = math.nan
         return numbers
 
     def _fate(self, value: Any) -> int:

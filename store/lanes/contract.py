@@ -25,7 +25,7 @@ from typing import Literal, Protocol, Self, TypeAlias
 import msgspec
 
 from equipoise.store.errors import StoreError
-from equipoise.store.records import Outcome
+from equipoise.store.records import LANE_BITS, Outcome
 
 ParcelKind: TypeAlias = Literal["decisions", "outcomes", "reports"]
 
@@ -155,12 +155,9 @@ class Parcel:
                 yield request_id, position(self.lane, self.first + row)
 
 
-COUNTER_BITS = 40
-
-
 def position(lane: int, counter: int) -> int:
     """Where a decision of a lane takes its uniform from the stream of the experiment."""
-    return lane << COUNTER_BITS | counter
+    return lane << LANE_BITS | counter
 
 
 def unshipped(

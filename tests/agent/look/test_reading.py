@@ -108,6 +108,28 @@ def test_every_format_gives_what_pandas_counts(
     assert not reader.lost
 
 
+def test_what_other_languages_and_tools_write(tmp_path: Path) -> None:
+    """Prompts that JavaScript cut inside a character, files of pzstd, durations of data frames."""
+    lines = [
+        json.dumps({"model": "ab"[at % 2], "thumb": at % 3 > 0, "prompt": f"why{at} \ud83d"})
+        for at in range(200)
+    ]
+    cut, packed, timed = tmp_path / "cut.jsonl", tmp_path / "p.jsonl.zst", tmp_path / "t.parquet"
+    cut.write_text("\n".join(lines))
+    frames = [pa.compress("\n".join(lines).encode(), codec="zstd", asbytes=True)]
+    packed.write_bytes(b"\x50\x2a\x4d\x18\x04\0\0\0\x71\x11\0\0" + frames[0])
+    took = pa.array([1_500_000_001 + at for at in range(200)], pa.duration("ns"))
+    pq.write_table(pa.table({"model": ["a", "b"] * 100, "latency": took}), timed)
+    for path in (cut, packed):
+        reader, blocks = read(path)
+        assert sum(block.rows for block in blocks) == 200
+        assert not reader.lost
+        assert number(blocks, "reward").sum() == 133
+    reader, blocks = read(timed)
+    assert reader.chosen.roles["seconds"] == "latency"
+    assert set(number(blocks, "seconds")) == {1.5}
+
+
 def test_lines_that_do_not_fit_the_struct_are_read_without_it(tmp_path: Path) -> None:
     values = [
         {"model": name, "score": 0.5, "usage": {"cost": number / 8}}
@@ -149,6 +171,10 @@ def odd_payloads() -> list[dict[str, Any]]:
         {"prompt_tokens": 0, "completion_tokens": 0, "response_cost": 0.0},
         {"response_cost": 0.0, "response_cost_failure_debug_info": {"error": "no price"}},
         {"response_cost": 0.0},
+        {"error_str": "Client disconnected the request"},
+        {"stream": True, "custom_llm_provider": "openai"},
+        {"stream": True, "custom_llm_provider": "anthropic"},
+        {"stream": True, "model_parameters": {"stream_options": {"include_usage": True}}},
         {"endTime": None},
         {"endTime": 5.0},
         {"model_group": "", "model": "openai/gpt-4o"},
@@ -181,6 +207,8 @@ def test_the_paths_of_litellm_say_what_its_preset_works_out(tmp_path: Path, name
     reader, blocks = read(lines_of(tmp_path / "log.jsonl", payloads))
     assert reader.chosen.preset is preset
     assert reader.odd == 0
+    if name == "litellm":
+        assert "stream" in [column.path for column in reader.chosen.columns], "known before"
     expected = [row for payload in payloads for row in preset_rows(preset, payload)]
 
     def of(field: str) -> list[Any]:
