@@ -1,5 +1,5 @@
 """Coverage of the shipped agent with many deciders: `python tests/statistical/lanes_study.py
-[--runs 60] [--faulty 12] [--out docs/lanes-coverage.md] [--only TEXT] [--keep FOLDER]`.
+[--runs 60] [--faulty 12] [--out docs/lanes.md] [--only TEXT] [--keep FOLDER]`.
 
 A real authority and three deciders in one process. Lanes lag several publications behind, have
 clocks that are minutes off, run out of tickets, and are lost: some come back late, some never. A
