@@ -75,6 +75,7 @@ studies: .venv/.stamp-dev ## Measure the promises again: make studies DATA=PATH
 	OMP_NUM_THREADS=1 $(BIN)/python tests/statistical/decided_study.py --out docs/decided.md
 	OMP_NUM_THREADS=1 $(BIN)/python tests/statistical/crossing_study.py --out docs/crossing.md
 	OMP_NUM_THREADS=1 $(BIN)/python tests/statistical/missing_study.py --out docs/missing.md
+	OMP_NUM_THREADS=1 $(BIN)/python tests/statistical/lanes_study.py --out docs/lanes.md
 	OMP_NUM_THREADS=1 $(BIN)/python tests/statistical/monitors_study.py --out docs/checks.md
 	OMP_NUM_THREADS=1 $(BIN)/python tests/statistical/forecast_study.py --out docs/forecasts.md
 	OMP_NUM_THREADS=1 $(BIN)/python tests/statistical/regression_study.py --out docs/regression.md \

@@ -1,5 +1,5 @@
 """Coverage of the shipped agent with many deciders: `python tests/statistical/lanes_study.py
-[--runs 60] [--faulty 12] [--out docs/lanes-coverage.md] [--only TEXT] [--keep FOLDER]`.
+[--runs 60] [--faulty 12] [--out docs/lanes.md] [--only TEXT] [--keep FOLDER]`.
 
 A real authority and three deciders in one process. Lanes lag several publications behind, have
 clocks that are minutes off, run out of tickets, and are lost: some come back late, some never. A
@@ -39,7 +39,7 @@ from equipoise.agent.lanes.sequencing import Sequencer
 from equipoise.store.batches import LEFT_OUT, DecisionBatch, OutcomeBatch, RequestBatch
 from equipoise.store.format.frames import body_to_batch
 
-LANES, EPOCH, TURN, WINDOW = 3, 1e6, 60.0, 900.0
+LANES, EPOCH, TURN, WINDOW = 3, 1e6, 60.0, 1800.0
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 FAULTS = {
     "retry": "a retry takes the place of the decision before it",
@@ -373,11 +373,13 @@ def worlds() -> list[World]:
         World("uniform, tickets run out", requests=700),
         World("uniform, lanes far behind", adopts=0.1, ships=0.3, lost=0.05),
         World("uniform, every bad answer comes again", again=1.0, size=80, sequence="asymptotic"),
-        World("top-two", assignment="top-two"),
-        World("top-two, tickets run out", assignment="top-two", requests=700),
-        World("contrast", assignment="contrast"),
+        World("top-two", assignment="top-two", missing="worst-case"),
+        World("top-two, tickets run out", assignment="top-two", requests=700, missing="worst-case"),
+        World("contrast", assignment="contrast", missing="worst-case"),
         World("uniform, asymptotic", sequence="asymptotic"),
-        World("top-two, asymptotic", assignment="top-two", sequence="asymptotic"),
+        World(
+            "top-two, asymptotic", assignment="top-two", sequence="asymptotic", missing="worst-case"
+        ),
         World("uniform, per-model", sequence="per-model", slope=flat),
         *(
             World(words, fault=fault, missing="worst-case", sequence="asymptotic", **SHAPES[fault])
