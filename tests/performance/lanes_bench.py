@@ -293,9 +293,7 @@ def compare(
     options = {"before": [], "alone": [], "workers-1": ["--workers", "1"]}
     options["workers-2"] = ["--workers", "2"]
     starts = dict.fromkeys(names, start)
-    print(
-        f"{'':12}{'round':>6}{'decided/s':>11}{'p50 ms':>8}{'p99 ms':>8}  processor share of one core"
-    )
+    print(f"{'':12}{'round':>6}{'decided/s':>11}{'p50 ms':>8}{'p99 ms':>8}  shares of one core")
     for turn in range(rounds):
         for name in names if turn % 2 == 0 else reversed(names):
             python = sys.executable
