@@ -12,7 +12,7 @@ TEST_FLAGS ?= -n $(TEST_WORKERS) --dist worksteal
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint format bench bench-service doors findings studies torture reference wheel-check constraints clean
+.PHONY: help demo test lint format bench bench-service bench-lanes bench-cluster chaos doors findings studies torture reference wheel-check constraints clean
 
 help: ## Show these targets
 	@echo "usage: make TARGET [PYTHON=python3.12]"
@@ -46,6 +46,17 @@ bench: .venv/.stamp-bench ## Measure speed against the peers
 bench-service: .venv/.stamp-run ## Load the daemon on schedule, beside a bare server
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python tests/performance/service_bench.py $(BENCH_FLAGS)
 
+bench-cluster: .venv/.stamp-cluster ## A sweep on Dask and on Ray, beside local processes
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python tests/performance/cluster_bench.py
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python tests/performance/cluster_bench.py --ray
+
+bench-lanes: .venv/.stamp-dev ## Rates of one process, one worker and two, and what a row costs
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python tests/performance/lanes_bench.py $(BENCH_FLAGS)
+
+# Several minutes. PostgreSQL's server has to be installed (Debian: apt install postgresql).
+chaos: .venv/.stamp-dev ## Kill deciders, authorities and their database at random: make chaos CHAOS_FLAGS="--seed 2"
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python tests/service/lanes_chaos.py --kills 200 $(CHAOS_FLAGS)
+
 # Installs the peers into environments of their own, in build/doors. Some minutes the first time.
 doors: .venv/.stamp-dev ## Drive every door by the real product: make doors DOORS="litellm ofrep"
 	$(BIN)/python tests/doors/run.py $(DOORS)
@@ -71,6 +82,7 @@ studies: .venv/.stamp-dev ## Measure the promises again: make studies DATA=PATH
 	OMP_NUM_THREADS=1 $(BIN)/python tests/statistical/decided_study.py --out docs/decided.md
 	OMP_NUM_THREADS=1 $(BIN)/python tests/statistical/crossing_study.py --out docs/crossing.md
 	OMP_NUM_THREADS=1 $(BIN)/python tests/statistical/missing_study.py --out docs/missing.md
+	OMP_NUM_THREADS=1 $(BIN)/python tests/statistical/lanes_study.py --out docs/lanes.md
 	OMP_NUM_THREADS=1 $(BIN)/python tests/statistical/monitors_study.py --out docs/checks.md
 	OMP_NUM_THREADS=1 $(BIN)/python tests/statistical/forecast_study.py --out docs/forecasts.md
 	OMP_NUM_THREADS=1 $(BIN)/python tests/statistical/regression_study.py --out docs/regression.md \
@@ -90,7 +102,7 @@ wheel-check: .venv/.stamp-dev ## Build the wheel and try it in a fresh environme
 constraints: .venv/.stamp-venv ## Resolve the newest versions anew (use PYTHON=python3.11, the oldest supported)
 	rm -rf build/constraints
 	$(BIN)/python -m venv build/constraints
-	build/constraints/bin/python -m pip install --quiet '.[dev,bench,torture]'
+	build/constraints/bin/python -m pip install --quiet '.[dev,bench,torture,dask,ray]'
 	build/constraints/bin/python -m pip freeze | grep == > build/constraints.txt
 	mv build/constraints.txt constraints.txt
 	rm -rf build
@@ -127,6 +139,11 @@ INPUTS := pyproject.toml setup.py constraints.txt
 	@echo "Installing Equipoise and the peers it is measured against into .venv."
 	$(PIP_INSTALL) -e '.[bench]'
 	touch .venv/.stamp-run $@
+
+.venv/.stamp-cluster: .venv/.stamp-venv $(INPUTS)
+	@echo "Installing Equipoise, its development tools, Dask and Ray into .venv."
+	$(PIP_INSTALL) -e '.[dev,dask,ray]'
+	touch .venv/.stamp-run .venv/.stamp-dev $@
 
 .venv/.stamp-torture: .venv/.stamp-venv $(INPUTS)
 	@echo "Installing Equipoise, its development tools and schemathesis into .venv."

@@ -40,12 +40,16 @@ class Gate:
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """A registered assignment: onto which model. uses_estimate and idea as for a gate."""
+    """A registered assignment: onto which model. uses_estimate and idea as for a gate.
+
+    baseline: whether it is there to be compared with: what a library or a textbook serves.
+    """
 
     name: str
     function: AssignmentFunction
     uses_estimate: bool
     idea: str = ""
+    baseline: bool = False
 
 
 GATES: dict[str, Gate] = {}
@@ -80,14 +84,15 @@ def gate(
 
 
 def assignment(
-    name: str, *, uses_estimate: bool = True, idea: str = ""
+    name: str, *, uses_estimate: bool = True, idea: str = "", baseline: bool = False
 ) -> Callable[[AssignmentFunction], AssignmentFunction]:
     """Register a pure function from snapshot to assignment kernel as the assignment `name`; idea as
-    for a gate."""
+    for a gate, baseline as in `Assignment`."""
     _check_name("assignment", name, name in ASSIGNMENTS)
 
     def register(function: AssignmentFunction) -> AssignmentFunction:
-        ASSIGNMENTS[name] = Assignment(name, function, uses_estimate, idea or _first_line(function))
+        told = idea or _first_line(function)
+        ASSIGNMENTS[name] = Assignment(name, function, uses_estimate, told, baseline)
         return function
 
     return register

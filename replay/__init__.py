@@ -8,7 +8,7 @@ the same on the command line.
     order        options, checks, description
     benchmarks   contexts x models: features, outcomes, costs
     worlds       users, routing, rewards, drift: what production adds to a benchmark
-    harness      streams, sweeps, finished cells, rows of results
+    harness      streams, sweeps, clusters, finished cells, rows of results
     results      averages with intervals, summary, headline
     findings     sentences, tables and figures; drawn as page, terminal, Markdown
     studies      questions with their own analysis: `--experiment NAME`

@@ -17,7 +17,7 @@ import typer
 from equipoise.agent.cli import add_command, application, run
 from equipoise.agent.cli.ingest import ingest
 from equipoise.agent.cli.look import look
-from equipoise.agent.cli.maintenance import audit, backup, end, export, repair, restore
+from equipoise.agent.cli.maintenance import audit, backup, end, export, migrate, repair, restore
 from equipoise.agent.cli.plan import plan_command
 from equipoise.agent.cli.reference import reference
 from equipoise.agent.cli.serve import init, serve
@@ -161,7 +161,20 @@ def replay(
         list[str] | None,
         typer.Option(help="NAME=VALUE, an option of the world; see `equipoise worlds`."),
     ] = None,
-    jobs: Annotated[int, typer.Option(help="Processes; 0 for one per core.")] = 0,
+    jobs: Annotated[
+        int,
+        typer.Option(
+            help="Processes, 0 for one per core; on a cluster the cells under way at a time, 0 for"
+            " what its workers take."
+        ),
+    ] = 0,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Run on this cluster: HOST:PORT of a Dask scheduler, `ray` or ray://HOST:PORT.",
+        ),
+    ] = None,
     store: Annotated[
         Path | None, typer.Option(help="Also keep the first stream's log in this SQLite store.")
     ] = None,
@@ -183,6 +196,8 @@ def replay(
     Example: equipoise replay --benchmark table:outcomes.csv
 
     Example: equipoise replay --experiment grid --benchmark swebench:PATH
+
+    Example: equipoise replay --experiment grid --scheduler tcp://10.0.0.5:8786
     """
     from equipoise.replay.benchmarks.base import in_flags
     from equipoise.replay.command import complete_order, run_replay
@@ -210,6 +225,7 @@ def replay(
                 "sequence": sequence,
                 "world": world or [],
                 "jobs": jobs,
+                "scheduler": scheduler,
                 "out": out,
                 "store": store,
                 "force": force,
@@ -316,6 +332,7 @@ for command in (
     export,
     backup,
     restore,
+    migrate,
     repair,
     reference,
 ):

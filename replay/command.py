@@ -21,6 +21,7 @@ from equipoise.replay.benchmarks.base import OptionError
 from equipoise.replay.findings.page import write_page
 from equipoise.replay.findings.report import print_summary, write_report
 from equipoise.replay.findings.text import as_markdown, print_findings
+from equipoise.replay.harness.cluster import Source
 from equipoise.replay.harness.stream import StreamSettings, experiment, run_stream, stream_key
 from equipoise.replay.harness.sweep import Advance, Cell, cells, run_sweep, show_progress
 from equipoise.replay.order import (
@@ -62,6 +63,7 @@ def replay(
     sequence: SequenceName = "bounded",
     world: Mapping[str, object] | None = None,
     jobs: int = 0,
+    scheduler: str | None = None,
     out: Path | str | None = None,
     store: Path | str | None = None,
     force: bool = False,
@@ -73,8 +75,9 @@ def replay(
     same rows: one per run, checkpoint and estimator. None stands for the default of the command,
     or of the experiment asked for. alpha, confounding: a number or several. world,
     benchmark_options: by name, as `equipoise worlds` and `equipoise benchmarks NAME` list them.
-    jobs: processes, 0 for one per core. Nothing is written unless `out` names a folder (which
-    gets the files that the command writes) or `store` a file. progress: shown on standard error.
+    jobs: processes, 0 for one per core. scheduler: address of a Dask or Ray cluster to run on, with
+    the same results. Nothing is written unless `out` names a folder (which gets the files that the
+    command writes) or `store` a file. progress: shown on standard error.
 
     Raises OptionError, BenchmarkError or WorldError naming what is wrong.
 
@@ -104,6 +107,7 @@ def replay(
             "sequence": sequence,
             "world": _texts(world or {}),
             "jobs": jobs,
+            "scheduler": scheduler,
             "out": None if out is None else Path(out),
             "store": None if store is None else Path(store),
             "force": force,
@@ -183,7 +187,14 @@ def run_order(order: ReplayOrder) -> tuple[pd.DataFrame, str, Show]:
     with result_folder(order) as (folder, finished):
         with _progress(order, len(prepared.sweep)) as advance:
             results = run_sweep(
-                prepared.benchmark, prepared.settings, prepared.sweep, order.jobs, advance, finished
+                prepared.benchmark,
+                prepared.settings,
+                prepared.sweep,
+                order.jobs,
+                advance,
+                finished,
+                order.scheduler,
+                Source(order.benchmark, tuple(order.benchmark_options)),
             )
         if folder is not None:
             text, show = _write(folder, results, prepared)

@@ -62,7 +62,8 @@ class ReplayOrder:
 
     estimators: None for all families. requests, budget: None for no limit of its own. out: None
     to write nothing. experiment: a study, None for a plain replay. progress: shown on standard
-    error. Raises OptionError for a number out of its range.
+    error. scheduler: address of the cluster to run on, None for this machine. Raises OptionError
+    for a number out of its range.
     """
 
     benchmark: str
@@ -87,6 +88,7 @@ class ReplayOrder:
     benchmark_options: Sequence[str] = ()
     sequence: SequenceName = "bounded"
     progress: bool = True
+    scheduler: str | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.exp_rate <= 1:
@@ -100,6 +102,8 @@ class ReplayOrder:
             count = getattr(self, name)
             if count is not None and count < 1:
                 raise OptionError(name, f"{count} is not 1 or more")
+        if self.scheduler is not None and not self.scheduler.strip():
+            raise OptionError("scheduler", "is empty; give the address of a scheduler")
         if self.sequence not in get_args(SequenceName):
             words = ", ".join(get_args(SequenceName))
             raise OptionError("sequence", f"{self.sequence!r} is not one of {words}")

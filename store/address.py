@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
-from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
+from urllib.parse import SplitResult, parse_qsl, quote, urlencode, urlsplit
 
 from equipoise.store.errors import StoreError
 
@@ -58,7 +58,7 @@ def parse_address(url: str) -> Address:
             "no digit first, and not pg_…"
         )
     rest = urlencode([pair for pair in given if pair[0] != "schema"], quote_via=quote, safe="/")
-    return Address(urlunsplit(parts._replace(query=rest)), schema)
+    return Address(_joined(parts, parts.netloc, rest), schema)
 
 
 def shown(where: object) -> str:
@@ -76,7 +76,12 @@ def shown(where: object) -> str:
     netloc = f"{name}:***@{host}" if colon else f"{name}{at}{host}"
     hidden = [(key, "***" if _SECRET.search(key) else value) for key, value in given]
     query = urlencode(hidden, quote_via=quote, safe="/*")
-    return urlunsplit(parts._replace(netloc=netloc, query=query, fragment=""))
+    return _joined(parts, netloc, query)
+
+
+def _joined(parts: SplitResult, netloc: str, query: str) -> str:
+    # urlunsplit leaves out the // of a URL without a host, which the driver would not know.
+    return f"{parts.scheme}://{netloc}{parts.path}{'?' if query else ''}{query}"
 
 
 def files_of(where: Where) -> Path:

@@ -23,7 +23,7 @@ from typing import Any
 import psycopg
 import pytest
 
-PLACES = ("/usr/lib/postgresql/*/bin", "/usr/local/pgsql/bin", "/opt/homebrew/opt/postgresql*/bin")
+PLACES = ("/usr/lib/postgresql/*/bin", "/usr/local/pgsql/bin")
 """Where servers lie that are not on the PATH."""
 START_SECONDS = 30.0
 OPTIONS = {
@@ -228,9 +228,9 @@ def new_postgres_url(postgres_database: tuple[PostgresServer, str]) -> Any:
     return lambda: server.url(database, f"experiment_{next(_NUMBERS)}")
 
 
-@pytest.fixture
-def postgres(postgres_database: tuple[PostgresServer, str]) -> Iterator[PostgresServer]:
-    """A server of the test's own, which it may kill and start again."""
+@contextlib.contextmanager
+def own_server() -> Iterator[PostgresServer]:
+    """A new server, running, until the end of the block."""
     folder = _folder()
     server = _create(folder)
     try:
@@ -239,3 +239,10 @@ def postgres(postgres_database: tuple[PostgresServer, str]) -> Iterator[Postgres
     finally:
         server.stop()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def postgres(postgres_database: tuple[PostgresServer, str]) -> Iterator[PostgresServer]:
+    """A server of the test's own, which it may kill and start again."""
+    with own_server() as server:
+        yield server

@@ -139,6 +139,12 @@ class Caps:
         result: Flags = ledger.by_model >= self._caps
         return result
 
+    def shut(self, ledger: Ledger) -> Flags:
+        """(S,) segments that have had all they may get."""
+        caps = () if self._quotas is None else self._quotas.caps
+        result: Flags = ledger.by_segment[: len(caps)] >= np.array(caps, dtype=float)
+        return result
+
     def draw(
         self, allocation: Allocation, requests: RequestBatch, uniform: Floats, ledger: Ledger
     ) -> CappedDraw:

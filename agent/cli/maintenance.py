@@ -237,6 +237,53 @@ def _print(facts: dict[str, object], where: Path, as_json: bool) -> None:
         typer.echo(f"lost: {sentence}")
 
 
+def migrate(
+    source: Annotated[str, typer.Argument(help=f"{STORE_HELP} No daemon may run.")],
+    target: Annotated[str, typer.Argument(help="The new store; nothing may be there.")],
+    key: Annotated[
+        Path | None, typer.Option(help="The key file.", show_default="beside the store")
+    ] = None,
+    to_key: Annotated[
+        Path | None,
+        typer.Option(help="Where to put the key.", show_default="beside the new store"),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
+) -> None:
+    """Move an experiment into another database, SQLite or PostgreSQL.
+
+    Every row, rule, era, setting, alert and checkpoint is copied, with the hash chain, the key, and
+    what deciders agreed on. The digest of every row is compared before the new store appears: there
+    is a whole one or none. The old one stays as it is. Serve one of the two from then on: both
+    together would decide different requests with the same numbers.
+
+    Example: equipoise migrate equipoise.db "postgresql://db.example/equipoise?schema=chat"
+    """
+    from equipoise.agent.maintenance.migrate import migrate as moved
+    from equipoise.store.address import shown
+    from equipoise.store.words import plural
+
+    with _progress("copying") as say_progress:
+        facts = moved(
+            *(source, target, key, to_key),
+            progress=lambda doing, rows: say_progress(f"{doing}: {plural(rows, 'row')}"),
+        )
+    if as_json:
+        import msgspec
+
+        typer.echo(msgspec.json.encode({"path": shown(target), **facts}).decode())
+        return
+    rows, decisions = facts["log_rows"], facts["decisions"]
+    assert isinstance(rows, int)
+    assert isinstance(decisions, int)
+    typer.echo(
+        f"{shown(target)}: {plural(rows, 'log row')}, {plural(decisions, 'decision')}; hash chain"
+        f" {facts['digest']}, as in {shown(source)}"
+    )
+    key_words = "there was none beside the store" if facts["key"] is None else facts["key"]
+    typer.echo(f"key: {key_words}")
+    typer.echo(f"{shown(source)} stays as it is: do not serve it any more")
+
+
 def export(
     store: Annotated[str, typer.Argument(help=STORE_HELP)],
     out: Annotated[Path, typer.Option(help="Folder to create; it must not exist.")],

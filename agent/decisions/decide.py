@@ -136,7 +136,10 @@ class Decider:
                 onto = drawn * (batch.model == model)
                 stopped |= ledger.by_model[model] + np.cumsum(onto) - onto >= limit
         inside = [segment.holds(batch.x) for segment in segment_ranges(state.config)]
+        shut = state.caps.shut(ledger)
         for index, limit in enumerate(tickets.segments):
+            if shut[index]:
+                continue  # nobody is drawn there any more; the rest of the traffic goes on
             within = drawn * inside[index]
             stopped |= ledger.by_segment[index] + np.cumsum(within) - within >= limit
         # Whoever comes after a row that was closed is closed too: nothing comes back in a batch.

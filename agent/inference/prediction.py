@@ -35,6 +35,8 @@ from equipoise.store.batches import Flags, Floats
 
 KNOWN_ROWS = 10.0
 """Rewards of a model that what is known from elsewhere weighs as much as."""
+TURNED = 2.0
+"""Standard errors below 0 from which the common slope is believed to be negative."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +155,7 @@ class TuningMoments(Additive):
         self.rr += (weight * r * r).sum(axis=0)
 
     def tuning(self, known: Floats | None = None) -> Tuning:
-        """The fit for the next rule: factor in [0, 1], offset the rest of the running mean.
+        """The fit for the next rule: factor in [-1, 1], offset the rest of the running mean.
 
         known: (K + 1,) what the rewards are expected to be before there are any, 1/2 if None.
 
@@ -161,7 +163,10 @@ class TuningMoments(Additive):
         needs hundreds of rewards; so slopes are drawn to the one slope of all models together by
         empirical Bayes (moments of their spread beyond noise). That slope is in turn shrunk by its
         own noise, max(0, 1 - 1 / t^2) with t its t-statistic, so that garbage is switched off and
-        not merely made small. The mean is shrunk to what is known of it.
+        not merely made small. A scorer is mostly right about the direction, but one that was
+        learned from a confounded log may point the wrong way, which tells as much: a negative slope
+        is used too, shrunk by max(0, 1 - TURNED^2 / t^2). No slope has another sign than the
+        common one. The mean is shrunk to what is known of it.
         """
         seen = self.weight > 0
         weight = np.where(seen, self.weight, 1.0)
@@ -177,7 +182,7 @@ class TuningMoments(Additive):
             noise,
             np.where(usable, effective, 0.0),
         )
-        factor = np.where(seen, np.clip(slope, 0.0, 1.0), 0.0)
+        factor = np.where(seen, np.clip(slope, -1.0, 1.0), 0.0)
         # The mean is that of all rows: a row without a prediction says as much about it.
         every, squares = self.weight + self.bare, self.weight_sq + self.bare_sq
         some = every > 0
@@ -193,7 +198,8 @@ class TuningMoments(Additive):
 
 def _shrunk(slope: Floats, spread: Floats, noise: Floats, rows: Floats) -> Floats:
     """(..., K + 1) slopes drawn to that of all K models together; each of the K + 1 candidates has
-    its slope (0 where it has none), the variances of prediction and reward, and effective rows."""
+    its slope (0 where it has none), the variances of prediction and reward, and effective rows.
+    None has another sign than that one."""
 
     def over_models(values: Floats) -> Floats:
         total: Floats = values[..., :-1].sum(axis=-1, keepdims=True)
@@ -211,14 +217,15 @@ def _shrunk(slope: Floats, spread: Floats, noise: Floats, rows: Floats) -> Float
     around = np.maximum(noise - 2.0 * together * slope * spread + together**2 * spread, 1e-6)
     error = over_models(information * around) / usable**2
     t_squared = together**2 / np.maximum(error, 1e-300)
-    together = together * np.maximum(1.0 - 1.0 / np.maximum(t_squared, 1.0), 0.0)
+    needed = np.where(together < 0.0, TURNED**2, 1.0)
+    together = together * (1.0 - needed / np.maximum(t_squared, needed))
     count = over_models(known.astype(np.float64))
     beyond = np.where(known, (slope - together) ** 2 - np.where(known, variance, 0.0), 0.0)
     between = np.maximum(over_models(beyond) / np.maximum(count, 1.0), 0.0)
     between = np.where(count > 1, between, 0.0)
     trust = np.where(known, between / (between + variance), 0.0)
     result: Floats = np.where(total > 0, together + trust * (slope - together), 0.0)
-    return result
+    return np.where(together < 0.0, np.minimum(result, 0.0), np.maximum(result, 0.0))
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,9 +19,17 @@ DERIVED: Final = "derived"
 ANSWERED: Final = "answered"
 CACHED: Final = "cached"
 FAILED: Final = "failed"
+UNACTIVATED: Final = "events that were not activated"
 """`derived.status` of a row. Only an answered one is an observation; any other text is the reason
 why such rows are none, such as "of type SPAN"."""
 
+
+COUNTS: Final = ("input_tokens", "output_tokens", "cost")
+GUESSED_BY: Final = (
+    *("stream", "custom_llm_provider"),
+    "model_parameters.stream_options.include_usage",
+)
+"""Paths of LiteLLM by which `is_guessed` tells, the error apart."""
 
 _parsed = lru_cache(maxsize=512)(parse_path)
 
@@ -78,26 +86,44 @@ def _with(row: Row, derived: dict[str, Any]) -> Row:
 
 _CHATS = ("completion", "responses", "anthropic_messages", "generate_content")
 _STOPPED = "client disconnected"
+_USAGE_IF_ASKED = frozenset(
+    {"openai", "azure", "hosted_vllm", "openai_like", "custom_openai", "text-completion-openai"}
+)
+"""Providers of LiteLLM whose streams have usage only with `stream_options.include_usage`."""
+
+
+def was_left(error: Any) -> bool:
+    """Whether LiteLLM's `error_str` says that the user left the answer."""
+    return _STOPPED in str(error or "").casefold()
+
+
+def is_guessed(stream: Any, provider: Any, asked: Any, error: Any) -> bool:
+    """Whether LiteLLM made up the tokens of an answer itself, from its text: of a stream that was
+    left, and since 1.110 of one that did not ask for usage (0 before). Nothing marks them."""
+    if error and was_left(error):
+        return True
+    return bool(stream and provider in _USAGE_IF_ASKED and not asked)
 
 
 def of_litellm(row: Row) -> Iterator[Row]:
     """StandardLoggingPayload, or a row of LiteLLM_SpendLogs, whose `cache_hit` is the text "True",
     "False" or "None". `response_time` is the time to the first token where streamed, so the seconds
-    are those between start and end; a model without a price has a cost of 0.0."""
+    are those between start and end; a model without a price has a cost of 0.0. Tokens and cost that
+    LiteLLM has guessed are unknown."""
     priced = not find(row, "response_cost_failure_debug_info")
-    call, error = (str(find(row, name) or "") for name in ("call_type", "error_str"))
+    call = str(find(row, "call_type") or "")
     status = CACHED if _flag(row, "cache_hit") else ANSWERED
     if call and not any(name in call for name in _CHATS):
         status = f"calls of {call[:40]}"
     elif find(row, "status | metadata.status") == "failure":
         status = FAILED
-    derived = {
-        "status": status,
-        "seconds": _between(row, "startTime", "endTime"),
-        "stopped": _STOPPED in error.casefold(),
-    }
-    counts = ("prompt_tokens", "completion_tokens", "response_cost | spend")
-    yield _with(row, derived | _counts(row, *counts, priced))
+    error = find(row, "error_str")
+    paths = ("prompt_tokens", "completion_tokens", "response_cost | spend")
+    stream, provider, asked = (find(row, path) for path in GUESSED_BY)
+    guessed = is_guessed(stream, provider, asked, error)
+    counts = dict.fromkeys(COUNTS) if guessed else _counts(row, *paths, priced)
+    seconds = _between(row, "startTime", "endTime")
+    yield _with(row, {"status": status, "seconds": seconds, "stopped": was_left(error), **counts})
 
 
 def of_langfuse(row: Row) -> Iterator[Row]:
@@ -226,7 +252,7 @@ def of_dsjson(row: Row) -> Iterator[Row]:
     if "RewardValue" in row and "c" not in row:
         status = "rewards that joined no event"
     elif _flag(row, "_skipLearn"):
-        status = "events that were not activated"
+        status = UNACTIVATED
     elif find(row, "_outcomes") is not None:
         status = "events of several slots"
     yield _with(

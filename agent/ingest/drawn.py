@@ -81,12 +81,12 @@ def declared_of(
         shares=None if shares is None else tuple(shares.get(name, 0.0) for name in models),
         coverage=1.0 if mapping is None else mapping.coverage,
     )
-
     found = Survey(drawn, models)
     for source in sources:
         to_record = reader(source.format, "decisions", file.experiment.features, mapping)
         for usage in log.usages(source):
             if usage.reason is not None:
+                found.skipped(usage.reason)
                 continue
             try:
                 if usage.error is not None:

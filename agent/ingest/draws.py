@@ -11,6 +11,7 @@ another row), and that today's routing follows the draw (the field was mapped to
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -18,8 +19,9 @@ import msgspec
 import numpy as np
 
 from equipoise.agent.errors import SKEW, AgentError, dated
-from equipoise.agent.features.values import shown
+from equipoise.agent.features.values import listed, shown
 from equipoise.agent.ingest.drawn_rows import DrawnRow
+from equipoise.agent.ingest.joins import AFTER_DRAW
 from equipoise.agent.lifecycle.drawn import Drawn
 from equipoise.store.batches import Flags, Floats
 from equipoise.store.words import plural, verb
@@ -314,6 +316,12 @@ class Survey:
         self._nameless, self._unitless, self._why = 0, 0, ""
         self._own: dict[int, tuple[float, float]] = {}
         self._seen: set[str] = set()
+        self._skipped = Counter[str]()
+
+    def skipped(self, reason: str) -> None:
+        """A row of a preset that is no answer of a model, and why."""
+        if reason in AFTER_DRAW:
+            self._skipped[reason] += 1
 
     def lost(self, error: AgentError) -> None:
         """A row that could not be read."""
@@ -405,6 +413,12 @@ class Survey:
         """What leaves open whether the rows are what was declared."""
         if self._lost:
             return doubt_of(self._lost, self._why)
+        if self._skipped:
+            rows = [f"{count:,} {reason}" for reason, count in self._skipped.most_common()]
+            return (
+                f"{listed(rows)} were left out after their draw, which takes no row away: map such"
+                " a log without its preset, with served and delivered"
+            )
         fixed = [low for low, high in self._own.values() if high - low <= TOLERANCE]
         if len(fixed) == len(self._own) == 2 and abs(sum(fixed) - 1.0) > 2.0 * TOLERANCE:
             return (

@@ -381,7 +381,8 @@ def _as_python(batch: pa.RecordBatch) -> list[dict[str, Any]]:
     """The rows; a value that Python has no type for, such as the year 10000 or a time that is
     infinite, as text, which is refused where it is needed."""
     try:
-        return batch.to_pylist(maps_as_pydicts="lossy")
+        rows: list[dict[str, Any]] = batch.to_pylist(maps_as_pydicts="lossy")
+        return rows
     except (OverflowError, ValueError):
         pass
     columns = [[_value(scalar) for scalar in column] for column in batch.columns]

@@ -7,6 +7,7 @@ another file. Both need the log as a whole, so it is read twice: a survey, then 
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,7 +25,7 @@ from equipoise.agent.config.ingest import (
 )
 from equipoise.agent.errors import AgentError
 from equipoise.agent.features.values import listed, shown
-from equipoise.agent.ingest.derived import ANSWERED, CACHED, FAILED, find
+from equipoise.agent.ingest.derived import ANSWERED, CACHED, FAILED, UNACTIVATED, find
 from equipoise.agent.ingest.files import Source, from_json, is_cut, rows
 from equipoise.agent.ingest.presets import PRESETS, fields_of, preset_rows
 
@@ -46,8 +47,12 @@ ATTEMPTS: Final = "failed attempts of answered requests"
 FAILURES: Final = "calls of requests that failed"
 STEPS: Final = "earlier calls of requests"
 CACHED_STEPS: Final = "calls of requests whose answer came from a cache"
+COPIES: Final = "answers of another model, as caches hand them out (same id and time)"
 EMPTY: Final = "traces without calls"
 """Why rows are no observations. A row that is none for another reason brings its own words."""
+_TRACE_ID: Final = re.compile("(?:tr-)?(?:[0-9a-f]{32}|[0-9A-F]{32})")
+AFTER_DRAW: Final = frozenset({CACHE_HITS, CACHED_STEPS, COPIES, ATTEMPTS, FAILURES, UNACTIVATED})
+"""Of these what came after the draw of a row, if it was drawn."""
 NO_TIME: Final = float("-inf")
 EXAMPLES: Final = 3
 Key: TypeAlias = "str | int"
@@ -230,8 +235,11 @@ class Scores:
 
 
 def normal(id_: str) -> str:
-    """An id as it is compared: UUIDs in small letters, as tables of UUIDs write them."""
-    return id_.lower() if len(id_) == 36 and id_.count("-") == 4 else id_
+    """An id as it is compared: UUIDs and trace ids in small letters, as tables of them are
+    written, and a trace id of MLflow (`tr-` before it) as that of its spans."""
+    if len(id_) == 36 and id_.count("-") == 4:
+        return id_.lower()
+    return id_[-32:].lower() if _TRACE_ID.fullmatch(id_) else id_
 
 
 def _page(row: Mapping[str, Any] | bytes | AgentError) -> Iterator[Any]:
@@ -273,6 +281,10 @@ class Log:
             for name, path in fields.items()
             if name in (*IDS, "at", "status")
         }
+        written = () if preset is None else preset.written
+        self._written = tuple(parse_path(path) for path in written)
+        self._routed = parse_path(fields.get("routed", "model"))
+        self._wrote: dict[int, int] = {}  # an answer, to the model of the first row that has it
         self._last: dict[str, _Last] = {}
         self._values: dict[Key, _Score] = {}
         self._place = 0
@@ -304,9 +316,23 @@ class Log:
         for number, each in rows(source.path, source.format, self._columns, source.name):
             for usage in self._held(number, each):
                 self._place += 1
+                if self._is_copy(usage):
+                    usage = replace(usage, reason=COPIES)
                 name = self._id(usage.row, "request_id")
                 group = None if once is None else self._id(usage.row, once)
                 yield usage, self._place if name is None else name, group
+
+    def _is_copy(self, usage: Usage) -> bool:
+        """Whether an earlier row holds the same answer, by another model."""
+        if not self._written or usage.row is None or usage.reason is not None:
+            return False
+        answer = [path.find(usage.row) for path in self._written]
+        model = self._routed.find(usage.row)
+        if model is None or any(part is None for part in answer):
+            return False
+        # Numbers in place of texts: a log may have ten million rows.
+        who = hash(repr(model))
+        return self._wrote.setdefault(hash(repr(answer)), who) != who
 
     def _held(self, number: int, row: Any) -> Iterator[Usage]:
         try:

@@ -3,7 +3,7 @@
 A `Preset` is a table of paths, so it can be printed and edited like any `[[ingest]]` table. What no
 path can say (a difference of two times, a zero that means unknown, a cache hit) its `rows` adds to
 each row under `derived`; with `derived.status` it says whether the row is a model's answer to a
-request at all.
+request at all. Which column is which, and which only looks like it: docs/reading-other-logs.md.
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ class Preset:
     signs: paths that all lead somewhere in every row of this shape. rows: a row of the file to the
     rows that it holds, with `derived`; None where the row is what it is. once: the field whose id
     rows of one request share. merged: whether the last answered row stands for all that share it;
-    otherwise only failed ones belong to it.
+    otherwise only failed ones belong to it. written: paths that together name an answer as its
+    provider wrote it, where no flag tells what a cache handed out: it is of the first row's model.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Preset:
     rows: Callable[[Row], Iterable[Row | AgentError]] | None = None
     once: Literal["trace", "request_id"] | None = None
     merged: bool = False
+    written: tuple[str, ...] = ()
     _paths: tuple[Any, ...] = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -380,6 +382,8 @@ _ALL = (
             "output_tokens": "response.usage.completion_tokens",
         },
         signs=("request.model", "response.choices"),
+        # Some servers number their answers from 0 to 999: an id alone is not enough.
+        written=("response.id", "response.created"),
     ),
 )
 

@@ -8,6 +8,7 @@ is touched by the event loop's thread alone.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol, TypeVar
@@ -146,6 +147,10 @@ class Authority:
         """Why the hub cannot be reached, None while it can."""
         self.over = False
         """Whether another authority was elected."""
+        self.heard = -math.inf
+        """Until when all outcomes that came of decisions of the log are in it too, by the hub's
+        clock: windows that ended later may not be closed yet. -inf where decisions entered since.
+        """
 
     @property
     def done(self) -> Sequenced:
@@ -286,14 +291,18 @@ class Authority:
             parcels = await self._ask(self._fetch, closed)
             if not parcels:
                 break
+            self.heard = -math.inf
             for finished in self._sequencer.decisions(iter(parcels)):
                 await self._forget(finished)
                 await self._renew()
-        self._sequenced = max(self._sequenced, closed)
+        self._sequenced = self._sequencer.closed = max(self._sequenced, closed)
 
     def _fetch(self, version: int) -> list[Parcel]:
         parcels, rows = list[Parcel](), 0
         for parcel in self._hub.decisions(version):
+            if parcel.version > version:
+                # It came late, and of others of its time some may still come: those enter first.
+                continue
             parcels.append(parcel)
             rows += parcel.rows
             if rows >= PORTION_ROWS:
@@ -302,6 +311,7 @@ class Authority:
 
     async def _take_outcomes(self) -> None:
         """One after another those that came, past those that wait for their decisions."""
+        began = await self._ask(self._hub.now)
         parcels = await self._ask(self._hub.outcomes, OUTCOMES_AT_ONCE)
         while parcels:
             now = time.time() + self._hub_ahead
@@ -310,8 +320,9 @@ class Authority:
                 await self._forget(finished)
             await self._renew()
             if len(parcels) < OUTCOMES_AT_ONCE:
-                return
+                break
             parcels = await self._ask(self._hub.later_outcomes, parcels[-1], OUTCOMES_AT_ONCE)
+        self.heard = began
 
     async def _forget(self, finished: list[tuple[int, int]]) -> None:
         await asyncio.to_thread(self._settled)

@@ -15,9 +15,10 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
+from uuid import uuid4
 
 import msgspec
 import numpy as np
@@ -106,6 +107,8 @@ class LaneKeeper:
         self.recovered = 0
         """Rows of lanes of others that were shipped for them."""
         self._connect, self._key, self._folder, self._name = connect, key, folder, name
+        # Of the next lane: where its answer is lost it is asked for again by the same name.
+        self._asked = uuid4().hex
         self._settings, self._durability = settings, durability
         self._run, self._clock, self._say, self._changed = run, clock, say, changed
         self._hub: Hub | None = None
@@ -155,16 +158,15 @@ class LaneKeeper:
             except HubError as error:
                 self._lose_hub(error)
                 pause = max(pause, min(_AWAY_SECONDS * self._failures, 2.0))
-            except (StoreError, OSError) as error:
-                self._trouble("lane-files", error)
-                pause = max(pause, _AWAY_SECONDS)
             except AgentError as error:
                 self.fault = error
-                self.trouble = str(error)
+                self._trouble("lane-impossible", error)
                 self._ready.set()
             except Exception as error:  # a thread that died would leave rows waiting without a word
-                self._trouble("lane", error)
-                pause = max(pause, _AWAY_SECONDS)
+                own = isinstance(error, (StoreError, OSError))
+                self._failures += 1
+                self._trouble("lane-files" if own else "lane-fault", error)
+                pause = max(pause, min(_AWAY_SECONDS * 2.0 ** min(self._failures, 8), 10.0))
             self._stopping.wait(pause)
         self._end()
 
@@ -179,8 +181,7 @@ class LaneKeeper:
             raise HubError("no authority has published anything yet")
         age = max(hub.now() - newest.at, 0.0)
         fresh = asked + newest.seconds - age
-        self.trouble, self._failures = None, 0
-        held = self._held
+        self.trouble, held = None, self._held
         if held is None or newest.config != held.number or held.worn:
             self._move(hub)
         elif newest.version > held.told or newest.version > held.publication.version:
@@ -190,6 +191,7 @@ class LaneKeeper:
         if time.monotonic() - self._looked >= LOOK_SECONDS:
             self._looked = time.monotonic()
             self._recover(hub)
+        self._failures = 0
 
     def _opened(self) -> Hub:
         if self._hub is None:
@@ -262,7 +264,8 @@ class LaneKeeper:
         """A new lane, which decides nothing yet; None where a newer publication came between."""
         asked = time.monotonic()
         seconds = self._settings.lease_seconds
-        lease = hub.join(self._name, seconds)
+        lease = hub.join(self._name, seconds, self._asked)
+        self._asked = uuid4().hex
         store: LaneStore | None = None
         try:
             newest = hub.newest()
@@ -313,6 +316,28 @@ class LaneKeeper:
         lane = self._join(hub)
         if lane is None:
             return
+        with self._or_later(lane):
+            self._prepare(hub, lane)
+        before, self._held = self._held, lane
+        self._say("lane", {"lane": lane.lease.lane, "publication": lane.publication.version})
+
+        def change() -> None:
+            if before is not None:
+                before.store.seal()
+            self.lane = lane
+            self._changed(lane)
+
+        if not self._call(change):
+            if before is not None:
+                before.store.close()
+            return
+        self._ready.set()
+        if before is not None:
+            with self._or_later(before):
+                self._finish(hub, before)
+
+    def _prepare(self, hub: Hub, lane: Lane) -> None:
+        """Wait until a lane that is not decided in yet has its first tickets."""
         patience = time.monotonic() + TICKET_SECONDS
         while True:
             asked = time.monotonic()
@@ -331,20 +356,21 @@ class LaneKeeper:
             if self._held is not None:
                 self._ship(hub, self._held)
             self._stopping.wait(self._settings.ship_seconds)
-        before, self._held = self._held, lane
-        self._say("lane", {"lane": lane.lease.lane, "publication": lane.publication.version})
 
-        def change() -> None:
-            self.lane = lane
-            self._changed(lane)
-
-        self._call(change)
-        self._ready.set()
-        if before is not None:
-            self._finish(hub, before)
+    @contextlib.contextmanager
+    def _or_later(self, lane: Lane) -> Iterator[None]:
+        """Where what is to be done with a lane fails, leave it to the next look for lanes: by its
+        files what it holds is shipped, and it is given back."""
+        try:
+            yield
+        except BaseException:
+            lane.store.close()
+            self._looked = -np.inf
+            raise
 
     def _call(self, work: Call) -> bool:
-        """Have the thread that decides do something, and wait for it; whether it was done."""
+        """Have the thread that decides do something, and wait for it; whether it was done. It is
+        given up only at the end."""
         done = threading.Event()
 
         def run() -> None:
@@ -352,7 +378,10 @@ class LaneKeeper:
             done.set()
 
         self._run(run)
-        return done.wait(5.0)
+        while not done.wait(0.5):
+            if self._stopping.is_set() and time.monotonic() > self._until:
+                return False
+        return True
 
     def _finish(self, hub: Hub, lane: Lane) -> None:
         """Ship what is left of a lane in which nothing is decided any more, and give it back."""
@@ -385,17 +414,18 @@ class LaneKeeper:
             return
 
         def drop() -> None:
+            lane.store.seal()
             if self.lane is lane:
                 self.lane = None
                 self._changed(None)
 
         self._held = None
         self._ready.clear()
-        if self._call(drop):
+        with self._or_later(lane):
+            if not self._call(drop):
+                raise HubError("whoever decides does not answer")
             self._ship_late(hub, lane)
-            lane.store.close(remove=True)
-        else:
-            lane.store.close()
+        lane.store.close(remove=True)
 
     def _recover(self, hub: Hub) -> None:
         """Ship what deciders that are gone left in the folder."""
@@ -415,13 +445,15 @@ class LaneKeeper:
             left.close(remove=True)
             self.recovered += rows
             facts = {"lane": left.facts.lane, "rows": rows, "damaged": left.damaged}
-            self._say("lane-recovered", facts)
+            self._say("lane-damaged" if left.damaged else "lane-recovered", facts)
 
     def _end(self) -> None:
         """Ship everything and leave, until the time that a stop may take is over."""
         lane = self._held
         try:
-            while lane is not None and self._until:
+            # What comes from now on is refused, so that nothing is answered and then removed.
+            sealed = lane is not None and bool(self._until) and self._call(lane.store.seal)
+            while lane is not None and sealed:
                 try:
                     self._finish(self._opened(), lane)
                     self._held = lane = None
@@ -431,7 +463,7 @@ class LaneKeeper:
                         break
                     time.sleep(_AWAY_SECONDS)
         except Exception as error:
-            self._trouble("lane", error)
+            self._trouble("lane-fault", error)
         if lane is not None:
             lane.store.close()
         if self._hub is not None:

@@ -132,7 +132,8 @@ class Lane:
     def decides(self) -> bool:
         """Whether it may draw now."""
         now = time.monotonic()
-        return now < self.until and now < self.fresh
+        # Rows that were drawn elsewhere are their authority's to end.
+        return now < self.until and now < self.fresh and self.agent.rule.drawn is None
 
     @property
     def worn(self) -> bool:
@@ -158,12 +159,12 @@ class Lane:
         state.observing_only = publication.observing
         state.paused = None if publication.observing else publication.off
         agent.limit(publication.tickets.get(self.lease.lane, Tickets(draws=0)))
-        state.caps = _caps(self.config, publication.closed_segments)
+        state.caps = lane_caps(self.config, publication.closed_segments)
         self.publication = publication
         store.version = publication.version
 
 
-def _caps(config: ExperimentConfig, closed: Sequence[int]) -> Caps:
+def lane_caps(config: ExperimentConfig, closed: Sequence[int]) -> Caps:
     """The caps of a lane: segments whose cap is reached are closed, the rest its tickets count."""
     quotas = Quotas.of(config)
     left = [0 if at in closed else int(_UNLIMITED) for at in range(len(quotas.segments))]

@@ -153,7 +153,7 @@ class TicketOffice:
         """Tickets that nobody has, below 0 where more are out than the limit allows, and how many
         one lane may have unspent."""
         # All that is out and not in the log yet may have been drawn.
-        out = sum(row[column] - self._counted(lane, column) for lane, row in self.granted.items())
+        out = self._out(column)
         if out > limit:
             return -1.0, 0.0
         free = float(math.floor(limit - out))
@@ -192,6 +192,18 @@ class TicketOffice:
                     return True
         return False
 
+    def closed_segments(self, limits: Limits, lanes: Sequence[LaneStatus]) -> tuple[int, ...]:
+        """Segments in which a lane that is held has no tickets, and there are no more to give: what
+        others have left there must not keep everybody waiting for it."""
+        first = 1 + self.models
+        held = [lane for lane in lanes if lane.ended is None and lane.lane in self.offered]
+        return tuple(
+            at
+            for at, limit in enumerate(limits.segments)
+            if limit - self._out(first + at) < 1.0
+            and (limit < 1.0 or any(self._unspent(lane, first + at) < 1.0 for lane in held))
+        )
+
     def tickets(self, lanes: Sequence[LaneStatus]) -> dict[int, Tickets]:
         """As published, of every lane that is not forgotten."""
         return {
@@ -225,6 +237,10 @@ class TicketOffice:
     def _counted(self, lane: int, column: int) -> float:
         return self.counted[lane][column] if lane in self.counted else 0.0
 
+    def _out(self, column: int) -> float:
+        """What all lanes may draw that the log does not hold yet."""
+        return sum(row[column] - self._counted(lane, column) for lane, row in self.granted.items())
+
     def _unspent(self, lane: LaneStatus, column: int) -> float:
         return max(self.offered[lane.lane][column] - self._spent(lane, column), 0.0)
 
@@ -257,9 +273,6 @@ def publication(
         f"era:{rule.era}": msgspec.json.encode(era).decode(),
         f"rule:{rule.rule_id}": msgspec.json.encode(rule).decode(),
     }
-    caps = [segment.max_requests for segment in state.config.budget.segments]
-    spent = agent.light.ledger.by_segment.tolist()
-    closed = [at for at, (cap, had) in enumerate(zip(caps, spent, strict=True)) if had >= cap]
     made = Publication(
         version=version,
         rule_id=rule.rule_id,
@@ -268,9 +281,10 @@ def publication(
         off=state.paused,
         observing=state.observing_only,
         requests=agent.controls.budget,
-        closed_segments=tuple(closed),
+        closed_segments=office.closed_segments(Limits.of(agent), lanes),
         tickets=office.tickets(lanes),
         counted=office.counts(lanes),
+        decisions=state.store.decisions,
         documents=tuple(documents),
         seconds=seconds,
     )

@@ -2,7 +2,8 @@
 
 Decisions of a publication enter when nobody can ship more of it, in the order of lane and counter;
 so the order rests on no outcome, and a row's rule rests on rows before it alone. What a lane ships
-after it was ended enters as `LATE`. Outcomes enter when their decision has.
+after it was ended enters as `LATE`, behind what came in time of its publication. Outcomes enter
+when their decision has.
 
 Nothing is kept here that the log and the hub do not hold: after a crash at any moment the next
 authority goes on from both. A row is in the log once, since a lane's counters there only rise; it
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import msgspec
 import numpy as np
@@ -52,7 +53,12 @@ PORTION_ROWS = 1 << 16
 MOMENT_SECONDS = 1.0
 """What came so close together counts as come at one time, that of the last."""
 WAIT_SECONDS = 60.0
-"""How long an outcome waits for its decision to come in, by the hub's clock."""
+"""How long an outcome waits for its decision once all that came in time have entered, at least."""
+
+_Bearers: TypeAlias = dict[str, tuple[int, int]]
+"""By request id, the position of the decision that bears it in the log, -1 where it is there, and
+its number there."""
+_NOT_YET = 1 << 62
 
 _reports = msgspec.json.Decoder(list[Report])
 
@@ -68,10 +74,10 @@ class Sequenced:
     """What became of what came, since the start.
 
     decisions, late, repeated: rows that entered, those that came after their lane was ended, and
-    those whose request had been decided in another lane. bounded: decisions whose time was moved
-    into what their publication and the hub allow. outcomes, duplicates: parts taken, and dropped as
-    repeats; out_of_time: after their window. refused: parts that contradict what the log holds, or
-    name nothing that exists, by the error's sentence.
+    those whose request was in the log before their publication was made. bounded: decisions whose
+    time was moved into what their publication and the hub allow. outcomes, duplicates: parts taken,
+    and dropped as repeats; out_of_time: after their window. refused: parts that contradict what the
+    log holds, or name nothing that exists, by the error's sentence.
     """
 
     decisions: int = 0
@@ -104,9 +110,9 @@ def closed_version(newest: int, lanes: Sequence[LaneStatus]) -> int:
 class Sequencer:
     """Gives numbers to what came. agent: of the whole log; adapter: its names.
 
-    versions: publications that rows may still be of, by version. count: told of every draw. vouch:
-    called with a report and the id of the decision that it turned out to be of; raises AgentError
-    to refuse it.
+    versions: publications that rows may still be of, by version. closed: the newest of which all
+    decisions that came in time have entered. count: told of every draw. vouch: called with a report
+    and the id of the decision that it turned out to be of; raises AgentError to refuse it.
     """
 
     def __init__(
@@ -118,6 +124,7 @@ class Sequencer:
     ) -> None:
         self._agent, self._adapter, self._count, self._vouch = agent, adapter, count, vouch
         self.versions: dict[int, Publication] = {}
+        self.closed = 0
         self.done = Sequenced()
 
     def decisions(self, parcels: Iterator[Parcel]) -> Iterator[list[tuple[int, int]]]:
@@ -170,10 +177,9 @@ class Sequencer:
         self.done.bounded += int(np.count_nonzero(at != batch.at))
         return at
 
-    def _first_of_requests(self, rows: Sequence[tuple[Parcel, DecisionBatch]]) -> dict[str, int]:
-        """By request id, the position of the decision that has it: the one in the log, or else the
-        earliest of these. By their times, and not by when they came: a request that is sent again
-        since its answer did not please must not displace the first."""
+    def _first_of_requests(self, rows: Sequence[tuple[Parcel, DecisionBatch]]) -> _Bearers:
+        """By request id, the position of the decision that bears it in the log: the earliest of
+        these by their times, -1 where the log has another."""
         first: dict[str, tuple[float, int]] = {}
         for _, batch in rows:
             for name, at, position in zip(
@@ -182,30 +188,36 @@ class Sequencer:
                 if name and (name not in first or (at, position) < first[name]):
                     first[name] = at, position
         known = self._agent.store.find_requests(list(first))
-        return {name: -1 if name in known else position for name, (_, position) in first.items()}
+        return {
+            name: (-1 if name in known else position, known.get(name, _NOT_YET))
+            for name, (_, position) in first.items()
+        }
 
-    def _told_apart(
-        self, parcel: Parcel, batch: DecisionBatch, names: dict[str, int]
-    ) -> DecisionBatch:
+    def _told_apart(self, parcel: Parcel, batch: DecisionBatch, names: _Bearers) -> DecisionBatch:
         """The decisions with what leaves them out of all sums, if anything."""
         count = len(batch)
+        publication = self.versions.get(parcel.version)
+        held = 0 if publication is None else publication.decisions
         closed_by = np.zeros(count, dtype=np.int64) if batch.closed_by is None else batch.closed_by
         requests = batch.request_id
         repeated = np.zeros(count, dtype=bool)
         if requests is not None:
-            positions = batch.positions.tolist()
-            repeated = np.array(
-                [
-                    bool(name) and names[name] != at
-                    for name, at in zip(requests, positions, strict=True)
-                ]
+            pairs = list(zip(requests, batch.positions.tolist(), strict=True))
+            again = [bool(name) and names[name][0] != at for name, at in pairs]
+            # Left out only if the log held the first when the publication was made: then it was
+            # surely decided before. By the clocks of deciders, or in the order of the log, a
+            # request that is sent again since its answer did not please could displace the first.
+            repeated = np.array(again) & np.array(
+                [bool(name) and names[name][1] < held for name, _ in pairs]
             )
-            if repeated.any():
-                pairs = zip(requests, repeated.tolist(), strict=True)
-                requests = ["" if again else name for name, again in pairs]
-        closed_by = np.where(repeated & (closed_by == 0), int(Closure.REPEATED), closed_by)
+            if any(again):
+                requests = [
+                    "" if more else name for more, name in zip(again, requests, strict=True)
+                ]
+        # Whatever else closed it: a row that is out of its order is in no sum.
+        closed_by = np.where(repeated, int(Closure.REPEATED), closed_by)
         if parcel.late:
-            closed_by = np.where(closed_by == 0, int(Closure.LATE), closed_by)
+            closed_by = np.full(len(batch), int(Closure.LATE))
         done = self.done
         done.late += count if parcel.late else 0
         done.repeated += int(np.count_nonzero(repeated))
@@ -241,8 +253,10 @@ class Sequencer:
         came = max(parcel.received for parcel in parcels)
         batches: list[OutcomeBatch] = []
         reports: list[tuple[Report, Outcome]] = []
+        # What came from then on may be of decisions that are still to enter, however old it is.
+        since = min((each.at for v, each in self.versions.items() if v > self.closed), default=now)
         for parcel in parcels:
-            waits = now - parcel.received < WAIT_SECONDS
+            waits = parcel.received > since or now - parcel.received < WAIT_SECONDS
             if parcel.kind == "outcomes":
                 left = self._own(parcel, waits, batches)
             else:

@@ -17,14 +17,17 @@ import msgspec
 from equipoise.agent.config.ingest import NOTHING, as_number, as_seconds, parse_path
 from equipoise.agent.errors import AgentError
 from equipoise.agent.features.values import shown, suggestion
-from equipoise.agent.ingest.derived import DERIVED
+from equipoise.agent.ingest.derived import DERIVED, GUESSED_BY
 from equipoise.agent.ingest.presets import Preset
 from equipoise.agent.look.values import ELSEWHERE, NAMES, REWARD_WORDS
 
 Kind: TypeAlias = Literal["category", "number", "length", "tags"]
+GUESSED = ("stream", "provider", "asked", "error")
+"""By which the counts of LiteLLM are told from its guesses."""
 ROLES = (
     *("model", "reward", "at", "unit", "cost", "ended", "seconds", "input_tokens"),
     *("output_tokens", "prompt", "status", "cached", "call", "unpriced", "propensity"),
+    *GUESSED,
 )
 MOST_PATHS, DEEPEST, MOST_VALUES, MOST_EXAMPLES = 400, 6, 2001, 200
 FEW = 40
@@ -51,6 +54,7 @@ _LITELLM: Mapping[str, str] = MappingProxyType(
         "cached": "cache_hit",
         "call": "call_type",
         "unpriced": "response_cost_failure_debug_info",
+        **dict(zip(GUESSED, (*GUESSED_BY, "error_str"), strict=True)),
         "prompt": "messages",
     }
 )
@@ -354,7 +358,7 @@ def _found(seen: Sightings, path: str) -> bool:
 def _of_preset(seen: Sightings, preset: Preset, role: str) -> str | None:
     """The ways of the preset's path at which something was seen."""
     table = RAW.get(preset.name, preset.fields)
-    if preset.name in RAW and role in ("status", "cached", "call", "unpriced"):
+    if preset.name in RAW and role in ("status", "cached", "call", "unpriced", *GUESSED):
         # What is rare may be in none of the rows that were looked at.
         return table[role]
     ways = table.get(role if preset.name in RAW else _THEIRS.get(role, role), "").split(" | ")
@@ -543,7 +547,8 @@ def _columns(
 def _left_out(each: Sighting, roles: Mapping[str, str], rows: int) -> str:
     """Why a column is no candidate; "" where it is one."""
     for role, path in roles.items():
-        if each.text in path.split(" | "):
+        # Whether a request is streamed is known before its model, whatever else it tells.
+        if each.text in path.split(" | ") and role not in ("stream", "asked"):
             return {"unit": "the user", "at": "the time", "prompt": ""}.get(role, f"the {role}")
     name = each.text.lower()
     if not each.rows:

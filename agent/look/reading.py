@@ -28,9 +28,9 @@ from equipoise.agent.config.ingest import as_number, as_seconds, parse_path
 from equipoise.agent.errors import AgentError
 from equipoise.agent.features.values import shown, suggestion
 from equipoise.agent.ingest import files
-from equipoise.agent.ingest.derived import ANSWERED, CACHED, FAILED
+from equipoise.agent.ingest.derived import ANSWERED, CACHED, COUNTS, FAILED, is_guessed
 from equipoise.agent.ingest.presets import FAMILIES, PRESETS, Preset, preset_rows, recognise
-from equipoise.agent.look.choosing import Chosen, Sightings, choose, is_whole
+from equipoise.agent.look.choosing import GUESSED, Chosen, Sightings, choose, is_whole
 from equipoise.agent.look.values import (
     CHATS,
     Codes,
@@ -477,6 +477,11 @@ class Reader:
                 numbers["seconds"] = np.where(took >= 0, took, math.nan)
         unpriced = [bool(value) for value in of("unpriced")] or [False] * count
         forget_zeros(numbers, np.array(unpriced))
+        told_by = [of(role) or [None] * count for role in GUESSED]
+        guessed = np.array([is_guessed(*each) for each in zip(*told_by, strict=True)], dtype=bool)
+        for role in COUNTS if guessed.any() else ():
+            if role in numbers:
+                numbers[role][guessed] = math.nan
         return numbers
 
     def _fate(self, value: Any) -> int:

@@ -20,6 +20,7 @@ from equipoise.agent.lifecycle.eras import Stops, read_stops
 from equipoise.agent.state.chunk import occurrence, widened
 from equipoise.policies.draw import draw
 from equipoise.store.batches import (
+    LEFT_OUT,
     Closure,
     DecisionBatch,
     ExpiryBatch,
@@ -257,9 +258,10 @@ class StopAudit:
             none = np.zeros(count, dtype=bool)
             return StopFaults(none, no_model & ~batch.capped, none)
         of_lanes = batch.draw is not None
-        sliced = np.zeros(count, dtype=bool)
+        sliced = left_out = np.zeros(count, dtype=bool)
         if of_lanes and batch.closed_by is not None:
             sliced = batch.closed_by == Closure.SLICE
+            left_out = np.isin(batch.closed_by, LEFT_OUT)
         closed = no_model
         if config.policy.exclude:
             closed = closed | np.isin(batch.unit, text_keys("unit", config.policy.exclude))
@@ -314,6 +316,8 @@ class StopAudit:
         expected = closed | stopped
         alone = batch.capped & ~expected
         self._cannot("by a decider's slice of a budget", alone & sliced)
+        self._cannot("before they were left out", alone & left_out)
+        sliced |= left_out
         self._cannot(
             "by a budget of money or harm, or counts of removed rows", alone & unsure & ~sliced
         )

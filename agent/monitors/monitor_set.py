@@ -38,7 +38,7 @@ class DecisionRows:
 
     rate, propensity: (n,) e, and pi of the assigned model; probabilities: (n, K) pi;
     model: (n,) assigned; randomized: (n,); closed_by: (n,) a `Closure`; open_to_all: (n,) every
-    model was eligible.
+    model was eligible. counted: (n,) not among those that are left out of every sum of draws.
     """
 
     rate: Floats
@@ -48,6 +48,7 @@ class DecisionRows:
     randomized: Flags
     closed_by: Ints
     open_to_all: Flags
+    counted: Flags
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +122,11 @@ class MonitorSet:
             return
         if self._is_new("decided", era):
             self._begin_decisions()
-        self.assignment.update(rows.rate, rows.probabilities, rows.model, rows.randomized)
+        # If what leaves rows out hung on what they drew, the shares of the others would tell.
+        some = rows.counted if not rows.counted.all() else slice(None)
+        self.assignment.update(
+            rows.rate[some], rows.probabilities[some], rows.model[some], rows.randomized[some]
+        )
         self.floors.update(
             rows.rate, rows.propensity, rows.randomized, rows.closed_by, rows.open_to_all
         )

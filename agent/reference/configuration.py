@@ -268,6 +268,15 @@ every_seconds = 3600
 [service.ofrep]
 routed = "large"
 """,
+    "[service.lanes]": """
+[service.lanes]
+folder = "/var/lib/equipoise/lanes"
+authority = "http://10.0.0.7:8080"
+lease_seconds = 10
+publish_seconds = 0.5
+ship_seconds = 0.05
+stale_seconds = 60
+""",
     "[service.otlp]": """
 [service.otlp]
 mapping = "spans"

@@ -531,8 +531,14 @@ class Daemon:
             self.log.warning("clock-behind-log", seconds=round(-self._away, 1))
 
     async def _expire(self) -> None:
+        now = self.clock()
+        if self.authority is not None:
+            # What came in time and waits in the hub must not find its decision closed.
+            now = min(now, self.authority.heard)
+            if now < 0.0:
+                return
         with contextlib.suppress(StoreError):  # they expire when the store works again
-            count = self.agent.expire(self.clock())
+            count = self.agent.expire(now)
             if count:
                 self.counters.outcomes["expired"] += count
                 window = self.agent.config.reward.window

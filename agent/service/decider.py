@@ -218,7 +218,7 @@ class Decider:
             self._loop.call_soon_threadsafe(work)
 
     def _say(self, event: str, facts: Mapping[str, object]) -> None:
-        grave = event in ("lane-lost", "lane-refused", "lane-files", "hub-away")
+        grave = event not in ("lane", "lane-recovered", "lane-shipped-late")
         (self.log.warning if grave else self.log.info)(event, **facts)
 
     def _changed(self, lane: Lane | None) -> None:

@@ -45,7 +45,8 @@ from equipoise.agent.service.run import (
 from equipoise.agent.service.telemetry import Log
 from equipoise.store.address import is_url
 from equipoise.store.lanes import HubError, TermEndedError
-from equipoise.store.lanes.opening import open_hub
+from equipoise.store.lanes.opening import hub_path, open_hub
+from equipoise.store.words import plural
 
 Role: TypeAlias = Literal["authority", "decider", "both"]
 
@@ -93,6 +94,7 @@ def serve(
     settings = file.service
     alone = role == "both" and workers is None and not is_url(settings.store)
     if alone:
+        _say_left(settings)
         return run(config, overrides)
     check_lanes(config, overrides)
     order = Order(
@@ -106,6 +108,22 @@ def serve(
     if role == "decider" and workers is None:
         return run_decider(order)
     return Supervisor(order, settings, workers or 1).run()
+
+
+def _say_left(settings: ServiceSettings) -> None:
+    """Log what deciders of an earlier start left: alone nobody lets it into the log."""
+    if not hub_path(settings.store).exists():
+        return
+    folder = lane_folder(settings.store, settings.lanes.folder)
+    lanes = len(list(folder.glob("lane-*.lane")))
+    with open_hub(settings.store, settings.durability) as hub:
+        rows = sum(hub.waiting().values())
+    if rows or lanes:
+        sentence = (
+            f"{plural(rows, 'row')} that deciders shipped and the files of {plural(lanes, 'lane')}"
+            " are not in the log: they enter once it is served with --workers again"
+        )
+        Log(settings.log_level).warning("lanes-left", rows=rows, lanes=lanes, sentence=sentence)
 
 
 def check_lanes(config: Path, overrides: Mapping[str, object]) -> None:
@@ -368,7 +386,7 @@ class Supervisor:
             return None if child.ready.is_set() else 0
         code = child.process.returncode
         self._log.error("not-started", child=child.order.name, code=code)
-        return code or 1
+        return 1 if code is None or code <= 0 else code
 
     async def _watch(self, child: Child) -> None:
         """Start a child again whenever it ends, until all are to end."""

@@ -18,6 +18,7 @@ import sqlite3
 import stat
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -54,7 +55,7 @@ from equipoise.agent.service.page import page
 from equipoise.agent.service.telemetry import Log, gather_library_lines
 from equipoise.agent.service.upkeep.capacity import Needs, growth, needs
 from equipoise.store.address import beside, files_of, is_url, shown
-from equipoise.store.errors import StoreError
+from equipoise.store.errors import StoreError, StoreInUseError
 from equipoise.store.opening import ServedStore, open_served, open_store
 
 Signals: TypeAlias = Mapping[signal.Signals, Callable[[], None]]
@@ -384,13 +385,12 @@ def run(
     config, settings = file.experiment, file.service
     log, settings = begin_log(settings, process)
     tokens = Tokens(settings.tokens)
-    with (
-        listening(settings) as listener,
-        _opened(settings) as store,
-        _joining(file, log) as joining,
-    ):
-        key = open_key(store, settings.key)
+    with listening(settings) as listener, contextlib.ExitStack() as opened:
+        # First the office: who stands by has no store, which the authority holds.
         with contextlib.nullcontext() if elected is None else elected(settings) as office:
+            store = opened.enter_context(_opened(settings, patient=office is not None))
+            joining = opened.enter_context(_joining(file, log))
+            key = open_key(store, settings.key)
             daemon = Daemon(config, settings, store, key, log, office)
         switch = daemon.switches.kill_switch
         signals: Signals = {
@@ -432,14 +432,27 @@ def _end(seconds: float) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _opened(settings: ServiceSettings) -> ServedStore:
-    return open_served(
-        settings.store,
-        settings.durability,
-        busy_seconds=settings.limits.store_seconds,
-        waiting_rows=settings.limits.waiting_rows,
-        grouped=True,
-    )
+_LET_GO_SECONDS = 30.0
+"""How long an authority waits for the store that the one before it still holds, which was deposed
+and is about to end."""
+
+
+def _opened(settings: ServiceSettings, *, patient: bool) -> ServedStore:
+    """The store. patient: wait for a writer that is on its way out."""
+    until = time.monotonic() + (_LET_GO_SECONDS if patient else 0.0)
+    while True:
+        try:
+            return open_served(
+                settings.store,
+                settings.durability,
+                busy_seconds=settings.limits.store_seconds,
+                waiting_rows=settings.limits.waiting_rows,
+                grouped=True,
+            )
+        except StoreInUseError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.1)
 
 
 @contextlib.contextmanager

@@ -111,6 +111,7 @@ class MonitorFeed:
                     table.randomized[drawn],
                     table.closed_by[drawn],
                     table.open_to_all[drawn],
+                    ~np.isin(table.closed_by[drawn], LEFT_OUT),
                 ),
             )
         self._decided = table.next

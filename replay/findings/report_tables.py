@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from equipoise.agent.answers.recommendation import KEEP_ROUTING
+from equipoise.policies.registry import ASSIGNMENTS
 from equipoise.replay.findings.findings import Entry, Measured, Percentage, Table, Verdict
 from equipoise.replay.findings.page import label
 from equipoise.replay.results.averages import NAIVE
@@ -63,9 +64,21 @@ def verdicts(rows: Sequence[Row], settings: int) -> Table:
             f" Over {runs} runs: how many of them are right, the mean regret, and the name that "
             "most of them recommend."
         )
+    caption += _baselines(policies)
     return Table(
         "verdicts", "Who finds the best model?", caption, ("estimator", *policies), tuple(lines)
     )
+
+
+def _baselines(policies: Sequence[str]) -> str:
+    """Which columns are there to be compared with, and what it is that they serve."""
+    pairs = {name: name.partition("+")[2] or name for name in policies}
+    said = [
+        f"{name} is {ASSIGNMENTS[part].idea}"
+        for name, part in pairs.items()
+        if part in ASSIGNMENTS and ASSIGNMENTS[part].baseline
+    ]
+    return f" Baselines: {'; '.join(said)}." if said else ""
 
 
 def _verdict(row: Row) -> Verdict:

@@ -181,6 +181,15 @@ def benchmark_digest(benchmark: Benchmark) -> str:
     return digest.hexdigest()
 
 
+LIBRARIES = ("equipoise", "numpy", "scipy", "river")
+"""What computes the results, by the names under which it is installed."""
+
+
+def library_versions() -> dict[str, str]:
+    """The installed versions of all that computes the results."""
+    return {name: version(name) for name in LIBRARIES}
+
+
 PACKAGE = Path(__file__).resolve().parents[2]
 
 
@@ -193,8 +202,8 @@ def code_digest(package: Path = PACKAGE) -> str:
     package: the folder that holds them.
     """
     digest = blake2b(digest_size=16)
-    for name in ("equipoise", "numpy", "scipy", "river"):
-        digest.update(f"{name} {version(name)} ".encode())
+    for name, installed in library_versions().items():
+        digest.update(f"{name} {installed} ".encode())
     for layer in ("agent", "policies", "replay", "store"):
         for path in sorted((package / layer).rglob("*.py")):
             digest.update(str(path.relative_to(package)).encode() + b"\0" + path.read_bytes())

@@ -1,4 +1,4 @@
-"""Policies x estimators x scenarios x seeds: cells of a sweep, run one process per core.
+"""Policies x estimators x scenarios x seeds: cells of a sweep, run on all cores or a cluster.
 
 A cell is one seed of one scenario under one policy. A policy that does not look at estimates
 serves all families from a single stream; one that does runs a stream per family.
@@ -28,6 +28,8 @@ from equipoise.replay.harness.cell_cache import (
     code_digest,
     digest_of,
 )
+from equipoise.replay.harness.cluster import Source, results
+from equipoise.replay.harness.cluster_clients import connected
 from equipoise.replay.harness.stream import (
     Certificate,
     StreamSettings,
@@ -225,12 +227,18 @@ def run_sweep(
     jobs: int = 1,
     progress: Callable[[int], None] = lambda done: None,
     folder: Path | None = None,
+    scheduler: str | None = None,
+    source: Source | None = None,
 ) -> pd.DataFrame:
     """Run cells and return tidy results in the order of the cells.
 
     jobs: processes; 0 for one per core. folder: of finished cells; those found there are not
     run again, the others are added while the sweep runs. progress is called with the number of
-    finished cells, first with that of those found.
+    finished cells, first with that of those found. scheduler: address of a cluster to run them on,
+    where jobs limits the cells under way, 0 to what its workers take; source: where its workers
+    find a benchmark that is too large to be sent.
+
+    Raises OptionError where the cluster cannot be used, or has gone.
     """
     contents = benchmark_digest(benchmark)
     base = digest_of(code_digest(), contents, settings)
@@ -240,7 +248,9 @@ def run_sweep(
     done = len(sweep) - len(missing)
     progress(done)
     try:
-        for index, rows in _results(benchmark, contents, settings, sweep, missing, jobs):
+        for index, rows in _results(
+            benchmark, contents, settings, sweep, missing, jobs, scheduler, source
+        ):
             finished.add(keys[index], rows)
             done += 1
             progress(done)
@@ -262,8 +272,17 @@ def _results(
     sweep: Sequence[Cell],
     positions: Sequence[int],
     jobs: int,
+    scheduler: str | None,
+    source: Source | None,
 ) -> Iterator[Finished]:
     """Positions and rows of the cells that are left, as they finish."""
+    if scheduler is not None and positions:
+        with connected(scheduler) as cluster:
+            left = ((index, sweep[index]) for index in positions)
+            yield from results(
+                cluster, scheduler, _finish, benchmark, source, settings, left, jobs, _note
+            )
+        return
     work = ((benchmark, contents, settings, index, sweep[index]) for index in positions)
     if jobs == 1 or len(positions) <= 1:
         yield from (_finish(*each) for each in work)
@@ -275,6 +294,10 @@ def _results(
         # Few cells are under way and none waits for its turn: memory does not grow with the sweep.
         pool = Parallel(n_jobs=jobs or -1, return_as="generator_unordered", pre_dispatch="4*n_jobs")
     yield from pool(delayed(_finish)(*each) for each in work)
+
+
+def _note(text: str) -> None:
+    print(f"equipoise: {text}.", file=sys.stderr, flush=True)
 
 
 def _finish(

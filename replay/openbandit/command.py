@@ -27,7 +27,7 @@ _SENSELESS = {
     "alphas": "alpha",
     "confoundings": "confounding",
     **{name: name for name in ("obs", "requests", "exp_rate", "budget", "delta", "epsilon")},
-    **{name: name for name in ("sequence", "world", "store", "experiment")},
+    **{name: name for name in ("sequence", "world", "store", "experiment", "scheduler")},
     "benchmark_options": "features, benchmark_options",
 }
 """Fields of an order that must have their defaults, with the options of worlds and streams."""

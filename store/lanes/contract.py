@@ -25,7 +25,7 @@ from typing import Literal, Protocol, Self, TypeAlias
 import msgspec
 
 from equipoise.store.errors import StoreError
-from equipoise.store.records import Outcome
+from equipoise.store.records import LANE_BITS, Outcome
 
 ParcelKind: TypeAlias = Literal["decisions", "outcomes", "reports"]
 
@@ -79,9 +79,10 @@ class Publication(msgspec.Struct, frozen=True, kw_only=True):
     is randomized, None where it is; observing: whether that is mode `observe`. requests: the hard
     stop of the whole experiment, None for none. closed_segments: positions of segments whose cap is
     reached. tickets: by lane; a lane that is not named has none. counted: by lane, how many of its
-    draws the log held when it was published, at least. documents: names of the texts that
-    it needs, which the hub holds: `rule:<id>`, `config:<number>`, `era:<number>`. seconds: how long
-    deciders may act by it without a newer one.
+    draws the log held when it was published, at least. decisions: how many the log held then, of
+    all lanes; whatever is decided by this publication is decided after them. documents: names of
+    the texts that it needs, which the hub holds: `rule:<id>`, `config:<number>`, `era:<number>`.
+    seconds: how long deciders may act by it without a newer one.
     """
 
     version: int
@@ -95,6 +96,7 @@ class Publication(msgspec.Struct, frozen=True, kw_only=True):
     closed_segments: tuple[int, ...] = ()
     tickets: dict[int, Tickets] = {}
     counted: dict[int, Spent] = {}
+    decisions: int = 0
     documents: tuple[str, ...] = ()
     seconds: float = 60.0
 
@@ -153,12 +155,9 @@ class Parcel:
                 yield request_id, position(self.lane, self.first + row)
 
 
-COUNTER_BITS = 40
-
-
 def position(lane: int, counter: int) -> int:
     """Where a decision of a lane takes its uniform from the stream of the experiment."""
-    return lane << COUNTER_BITS | counter
+    return lane << LANE_BITS | counter
 
 
 def unshipped(

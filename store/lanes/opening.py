@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from equipoise.store.address import is_url
+from equipoise.store.address import Where, beside, is_url
 from equipoise.store.lanes.contract import Hub, HubError
 from equipoise.store.lanes.sqlite import SqliteHub
 from equipoise.store.sqlite.connection import Durability
@@ -12,13 +12,12 @@ from equipoise.store.sqlite.connection import Durability
 SUFFIX = ".lanes"
 
 
-def hub_path(store: str | Path) -> Path:
+def hub_path(store: Where) -> Path:
     """The file of the hub of a SQLite store."""
-    path = Path(store)
-    return path.with_name(path.name + SUFFIX)
+    return beside(store, SUFFIX)
 
 
-def open_hub(where: str | Path, durability: Durability = "process", seconds: float = 10.0) -> Hub:
+def open_hub(where: Where, durability: Durability = "process", seconds: float = 10.0) -> Hub:
     """The hub beside a store. where: the path of a SQLite store, or a URL `postgresql://…`.
 
     durability: as of the store, for SQLite; PostgreSQL waits for its disk. seconds: patience with

@@ -11,18 +11,18 @@ import math
 import time
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, TypeVar
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import msgspec
 import psycopg
 from psycopg.sql import SQL, Identifier
 
+from equipoise.store.address import parse_address
+from equipoise.store.errors import StoreError
 from equipoise.store.lanes.contract import HubError
 from equipoise.store.lanes.sql import FORMAT, Row, SqlHub
 
 T = TypeVar("T")
 
-DEFAULT_SCHEMA = "equipoise"
 _WORDS = {
     "number": "BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY",
     "whole": "BIGINT",
@@ -52,15 +52,17 @@ class PostgresHub(SqlHub):
     """
 
     AMONG = "= ANY(?)"
+    IDS = "unnest(?::text[]) AS id"
 
     def __init__(self, url: str, seconds: float = 10.0) -> None:
-        self._conninfo, self.schema = _where(url)
+        try:
+            address = parse_address(url)
+        except StoreError as error:
+            raise HubError(str(error)) from error
+        self._url, self.schema, self.name = address.url, address.schema, f"hub {address.shown}"
         self._seconds = seconds
         self._open: _Connection | None = None
         self._closed = False
-        # Where it is, without the password.
-        known = psycopg.conninfo.conninfo_to_dict(self._conninfo)
-        self.name = f"hub {known.get('host', '')}/{known.get('dbname', '')}, schema {self.schema}"
         try:
             self._connect(time.monotonic() + seconds)
         except psycopg.Error as error:
@@ -144,7 +146,7 @@ class PostgresHub(SqlHub):
         if self._open is None:
             patience = max(math.ceil(self._seconds), 2)
             self._open = _Connection.connect(
-                self._conninfo,
+                self._url,
                 autocommit=True,
                 connect_timeout=patience,
                 # For a machine that is gone without a word.
@@ -231,14 +233,6 @@ class _Connection(psycopg.Connection[Any]):
 @functools.lru_cache(maxsize=256)
 def _translated(sql: str) -> str:
     return sql.replace("hub_now()", _NOW).replace("?", "%s")
-
-
-def _where(url: str) -> tuple[str, str]:
-    """What libpq understands of a URL, and the schema."""
-    parts = urlsplit(url)
-    query = dict(parse_qsl(parts.query, keep_blank_values=True))
-    schema = query.pop("schema", DEFAULT_SCHEMA)
-    return urlunsplit(parts._replace(query=urlencode(query))), schema
 
 
 def _words(error: BaseException) -> str:

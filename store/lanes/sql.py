@@ -17,7 +17,6 @@ from uuid import uuid4
 import msgspec
 
 from equipoise.store.lanes.contract import (
-    COUNTER_BITS,
     Hub,
     HubError,
     LaneEndedError,
@@ -31,6 +30,7 @@ from equipoise.store.lanes.contract import (
     position,
     unshipped,
 )
+from equipoise.store.records import LANE_BITS
 
 T = TypeVar("T")
 H = TypeVar("H", bound="SqlHub")
@@ -100,7 +100,7 @@ CREATE TABLE lane_requests (
   position {whole} PRIMARY KEY,
   request_id TEXT NOT NULL
 );
-CREATE INDEX lane_requests_ids ON lane_requests (request_id);
+CREATE INDEX lane_requests_ids ON lane_requests (request_id, position);
 """
 """lane_state: one row: the last lane and token that were given, and the authority's term.
 lane_leases: a row for each lane that ever was, so that asking again is told apart from news;
@@ -142,6 +142,8 @@ class SqlHub(Hub):
 
     AMONG: ClassVar[str]
     """`column AMONG` is true where the column is one of `listed(values)`."""
+    IDS: ClassVar[str]
+    """Rows of one text `id`, of `listed(values)`."""
 
     @abstractmethod
     def transaction(self, work: Callable[[], T], lasting: bool) -> T:
@@ -263,11 +265,12 @@ class SqlHub(Hub):
 
     @reading
     def find_requests(self, request_ids: Sequence[str]) -> dict[str, int]:
-        query = (
-            "SELECT request_id, min(position) FROM lane_requests"
-            f" WHERE request_id {self.AMONG} GROUP BY request_id"
-        )
-        return dict(self.rows(query, self.listed(request_ids)))
+        # One look into the index for each, whatever the database knows of the table.
+        query = f"""
+        SELECT id, (SELECT min(position) FROM lane_requests WHERE request_id = id)
+        FROM {self.IDS}"""
+        found = self.rows(query, self.listed(request_ids))
+        return {request_id: position for request_id, position in found if position is not None}
 
     # What the authority asks for.
 
@@ -489,7 +492,7 @@ def _parcel(
     body: bytes,
     arrival: int,
 ) -> Parcel:
-    first = position - (lane << COUNTER_BITS)
+    first = position - (lane << LANE_BITS)
     return Parcel(lane, place, kind, version, rows, body, received, bool(late), arrival, first)
 
 

@@ -44,6 +44,7 @@ class SqliteHub(SqlHub):
     """
 
     AMONG = "IN (SELECT value FROM json_each(?))"
+    IDS = "(SELECT value AS id FROM json_each(?))"
 
     def __init__(
         self,

@@ -97,7 +97,9 @@ SELECT
     d.request_id,
     d.unit_id,
     d.context_id,
-    to_char(to_timestamp(d.at) AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') AS time,
+    CASE WHEN d.at BETWEEN -62135596800 AND 253402300799 THEN
+        to_char(to_timestamp(d.at) AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')
+    END AS time,
     d.era,
     e.models::json ->> d.routed::int AS routed,
     e.models::json ->> d.model::int AS model,
@@ -169,7 +171,9 @@ ORDER BY e.era, m.key
 # neither is one that came after the window; the rows of both are among the outcome parts.
 _DAILY_COUNTS = """
 SELECT
-    to_char(to_timestamp(at) AT TIME ZONE 'UTC', 'YYYY-MM-DD') AS day,
+    CASE WHEN at BETWEEN -62135596800 AND 253402300799 THEN
+        to_char(to_timestamp(at) AT TIME ZONE 'UTC', 'YYYY-MM-DD')
+    END AS day,
     count(*) FILTER (WHERE kind = 'decision') AS decisions,
     count(*) FILTER (WHERE kind = 'decision' AND flag) AS randomized,
     count(*) FILTER (WHERE kind = 'outcome') AS outcome_parts,
@@ -329,7 +333,9 @@ def upgrade(connection: Connection, schema: str, version: int) -> None:
     """Make a new store, or run every migration that an older one has not seen; inside the caller's
     transaction."""
     if version == 0:
-        connection.execute(f"CREATE SCHEMA IF NOT EXISTS {schema}")
+        known = connection.execute("SELECT 1 FROM pg_namespace WHERE nspname = ?", (schema,))
+        if known.fetchone() is None:  # else this would ask for a right that nobody needs
+            connection.execute(f"CREATE SCHEMA IF NOT EXISTS {schema}")
     steps = MIGRATIONS if version else ((newest(), create_schema),)
     for number, step in steps:
         if number > version:

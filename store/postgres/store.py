@@ -12,8 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import psycopg
-
 from equipoise.store.address import files_of, parse_address
 from equipoise.store.batches import Batch, DecisionBatch, OutcomeBatch, Segment
 from equipoise.store.contract import check_draws, repeated_request
@@ -34,7 +32,7 @@ from equipoise.store.format.sql_rows import (
     to_rows,
 )
 from equipoise.store.postgres import schema
-from equipoise.store.postgres.connection import PostgresConnection, PostgresSession
+from equipoise.store.postgres.connection import PostgresConnection, PostgresSession, copy_rows
 from equipoise.store.records import Gap
 from equipoise.store.sql import chain, records
 from equipoise.store.sql.connection import Session
@@ -292,7 +290,4 @@ def _insert(connection: PostgresConnection, table: Table, rows: Sequence[Row]) -
     if len(rows) < _COPIED:
         connection.executemany(table.insert, rows)
         return
-    statement = f"COPY {table.name} ({', '.join(table.names)}) FROM STDIN"
-    with psycopg.Cursor(connection.raw).copy(statement.encode()) as copy:
-        for row in rows:
-            copy.write_row(row)
+    copy_rows(connection, table.name, table.names, rows)

@@ -319,6 +319,9 @@ def _put(connection: Connection, rows: list[tuple[int, str, int, str]], keep: bo
 @contextlib.contextmanager
 def _one_moment(connection: Connection) -> Iterator[None]:
     """What is read inside is of one moment, whatever a writer does meanwhile."""
+    if connection.in_transaction:
+        yield
+        return
     connection.execute("BEGIN")
     try:
         yield

@@ -18,6 +18,10 @@ Row: TypeAlias = tuple[Any, ...]
 class Connection(Protocol):
     """Runs statements; what it returns can be iterated and has fetchone, fetchall, rowcount."""
 
+    @property
+    def in_transaction(self) -> bool:
+        """Whether there was a BEGIN that has not ended."""
+
     def execute(self, sql: str, values: Any = ..., /) -> Any:
         """Run a statement."""
 

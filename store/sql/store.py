@@ -46,9 +46,10 @@ from equipoise.store.format.sql_rows import (
     to_segments,
 )
 from equipoise.store.records import LANE_BITS, Alert, Control, Era, Gap, RuleRecord
-from equipoise.store.sql import chain, records
+from equipoise.store.sql import chain, copying, records
 from equipoise.store.sql.chain import Anchor, Link
 from equipoise.store.sql.connection import Session
+from equipoise.store.sql.copying import Piece
 from equipoise.store.sql.records import KeptState
 from equipoise.store.sql.truncation import FIRST_NUMBER, Truncation
 
@@ -92,6 +93,8 @@ class Recovery(Protocol):
 class SqlStore(Store):
     """What every store in SQL answers, through its session."""
 
+    where: str
+    """Names the store to another process."""
     path: Path
     """What the names of files beside it begin with."""
     truncation: Truncation
@@ -324,6 +327,12 @@ class SqlStore(Store):
     def rows_in_order(self, since: int, until: int) -> list[tuple[str, Row]]:
         """(table, row) of the rows with since <= seq < until in order, as SQL holds them."""
         return self._session.ask(chain.rows_between, since, until)
+
+    def pieces(self, until: int) -> Iterator[Piece]:
+        """Every row of every table, those of the log up to row `until`; nobody may write."""
+        source = self._session.ask(copying.pieces, until)
+        while (piece := self._session.ask(lambda _: next(source, None))) is not None:
+            yield piece
 
     def kept_states(self) -> list[KeptState]:
         """Every checkpoint and base snapshot, whole or not."""

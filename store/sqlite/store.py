@@ -49,6 +49,7 @@ from equipoise.store.format.sql_rows import (
 )
 from equipoise.store.sql import chain, records
 from equipoise.store.sql.connection import Connection
+from equipoise.store.sql.copying import Write
 from equipoise.store.sql.store import NEXT_NUMBER, ROWS_AT_ONCE, SqlStore
 from equipoise.store.sql.truncation import BEGINS, Truncation
 from equipoise.store.sqlite.connection import (
@@ -101,6 +102,7 @@ class SqliteStore(SqlStore):
         accept_loss: bool = False,
     ) -> None:
         self.path = Path(path).resolve()
+        self.where = str(self.path)
         self.read_only = read_only
         self._leftovers = Leftovers()
         self._name = f"store {self.path}"
@@ -297,6 +299,12 @@ class SqliteStore(SqlStore):
         if "decisions.request_id" not in str(error):
             return error
         return repeated_request(self._name, batch.request_id, self.find_requests(batch.request_id))
+
+    def load(self, write: Write) -> None:
+        """Let a function fill a new store, in one transaction."""
+        with self._session.transaction() as connection:
+            write(connection, lambda to, piece: to.executemany(piece.insert, piece.rows))
+        self._forget_counters()
 
     def close(self) -> None:
         with self._session.turn:

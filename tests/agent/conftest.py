@@ -17,9 +17,11 @@ from equipoise.agent.agent import Agent
 from equipoise.agent.config import ExperimentConfig
 from equipoise.agent.lifecycle import stored_config
 from equipoise.agent.maintenance.audit import audit
+from equipoise.store.address import is_url
 from equipoise.store.contract import Store
 from equipoise.store.memory import MemoryStore
-from equipoise.store.sqlite import SqliteStore
+from equipoise.store.opening import open_store
+from equipoise.store.sql.store import SqlStore
 
 
 @pytest.fixture(autouse=True)
@@ -40,15 +42,15 @@ def audited(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
         return
     seen: set[object] = set()
     for store, key in opened:
-        path = getattr(store, "path", None)
-        name = id(store) if path is None else path
-        if name in seen or not (path is None or Path(path).exists()):
+        where = getattr(store, "where", None)
+        name = id(store) if where is None else where
+        if name in seen or not (where is None or is_url(where) or Path(where).exists()):
             continue
         seen.add(name)
         if isinstance(store, MemoryStore):
             assert_clean(store, key)
-        elif path is not None:
-            with SqliteStore(path, read_only=True) as reader:
+        elif where is not None:
+            with open_store(where, read_only=True) as reader:
                 assert_clean(reader, key)
 
 
@@ -57,5 +59,5 @@ def assert_clean(store: Store, key: bytes) -> None:
     assert text is not None
     found = audit(store, ExperimentConfig.from_json(text), key)
     assert found.faults == []
-    if isinstance(store, SqliteStore) and found.rows:
+    if isinstance(store, SqlStore) and found.rows:
         assert (found.chained_from, found.chained_rows) == (found.begins, found.rows)

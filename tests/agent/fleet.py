@@ -9,6 +9,7 @@ import numpy as np
 
 from equipoise.agent.agent import Agent
 from equipoise.agent.config import ExperimentConfig
+from equipoise.agent.lanes.lane import lane_caps, lane_config
 from equipoise.agent.lanes.publishing import Limits, TicketOffice, publication
 from equipoise.agent.lanes.sequencing import Sequencer, closed_version
 from equipoise.agent.record_adapter import RecordAdapter
@@ -56,6 +57,7 @@ class Lane:
         self.agent.state.paused = made.off
         self.agent.state.observing_only = made.observing
         self.agent._decider.tickets = made.tickets.get(self.number)
+        self.agent.state.caps = lane_caps(lane_config(self.agent.config), made.closed_segments)
         self.version = made.version
 
     def decide(self, requests: RequestBatch) -> DecisionBatch:
@@ -182,11 +184,12 @@ class Fleet:
         closed = closed_version(self.newest.version, self.statuses())
         decisions = [each for each in self.shipped if each.kind == "decisions"]
         due = sorted(
-            (each for each in decisions if each.late or each.version <= closed),
+            (each for each in decisions if each.version <= closed),
             key=lambda each: (each.late, 0 if each.late else each.version, each.lane, each.place),
         )
         finished = {name for some in self.sequencer.decisions(iter(due)) for name in some}
         assert finished == {(each.lane, each.place) for each in due}
+        self.sequencer.closed = max(self.sequencer.closed, closed)
         others = [each for each in self.shipped if each.kind != "decisions"]
         finished |= set(self.sequencer.outcomes(others, self.now))
         self.shipped = [each for each in self.shipped if (each.lane, each.place) not in finished]

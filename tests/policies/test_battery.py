@@ -191,9 +191,8 @@ def test_relabelled_models_get_the_same_answer(rule: Policy, scenario: Scenario)
 
 
 @pytest.mark.parametrize(
-    # River chooses between equal arms by chance: alike on average, not in every answer.
     "name",
-    sorted(name for name in ASSIGNMENTS if not name.startswith("river-")),
+    sorted(ASSIGNMENTS),
 )
 def test_copies_of_a_model_are_treated_alike(name: str, scenarios: dict[str, Scenario]) -> None:
     snapshot = scenarios["copies"]()

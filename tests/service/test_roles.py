@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -13,15 +14,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 from running import CONFIG, Running, start, until
 
 from equipoise.agent.config import ExperimentConfig
 from equipoise.agent.lifecycle import stored_config
 from equipoise.agent.maintenance.audit import audit
 from equipoise.agent.maintenance.key_file import read_key
+from equipoise.store.lanes.opening import open_hub
 from equipoise.store.records import decision_position
 from equipoise.store.sqlite import SqliteStore
 
+ROOT = Path(__file__).parents[2]
 WINDOW = CONFIG + "[reward]\nwindow = 3600.0\n"
 LANES = "[service.lanes]\nlease_seconds = 2.0\npublish_seconds = 0.2\nstale_seconds = 20.0\n"
 
@@ -152,6 +156,22 @@ def test_health_readiness_and_metrics_are_each_deciders_own(workers: Running) ->
     assert ready.json["lane"] >= 1
     text = workers.ask("GET", "/metrics").body.decode()
     assert "equipoise_lane_decides 1.0" in text
+    families = text_string_to_metric_families(text)
+    exposed = {
+        f"{each.name}_total" if each.type == "counter" else each.name: each.documentation
+        for each in families
+        if each.name.startswith("equipoise_lane")
+    }
+    page = (ROOT / "docs/reference/metrics.md").read_text().partition("## Of a decider")[2]
+    rows = re.findall(r"^\| `(\w+)` \| \w+ \| none \| (.*) \|$", page, re.MULTILINE)
+    assert dict(rows) == exposed
+
+
+def rows_left(folder: Path) -> int:
+    """Rows and lanes that only an authority lets into the log."""
+    with open_hub(folder / "log.db") as hub:
+        rows = sum(hub.waiting().values())
+    return rows + len(list((folder / "log.db.lanes.d").glob("lane-*.lane")))
 
 
 def test_kill_nine_of_deciders_and_then_of_their_supervisor_loses_nothing(tmp_path: Path) -> None:
@@ -159,7 +179,7 @@ def test_kill_nine_of_deciders_and_then_of_their_supervisor_loses_nothing(tmp_pa
     try:
         until(lambda: lanes_held(daemon) == 2)
         made = []
-        for turn in range(2):
+        for turn in range(1):
             made += [decided(daemon, f"r{turn}-{at}") for at in range(30)]
             newest = newest_lane(daemon)
             os.kill(children(daemon)[f"decider-{turn + 1}"], signal.SIGKILL)
@@ -170,6 +190,9 @@ def test_kill_nine_of_deciders_and_then_of_their_supervisor_loses_nothing(tmp_pa
         daemon.kill()
     # Without their supervisor they end as if they had been told to.
     until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in left.values()))
+    alone = start(tmp_path, LANES, config=WINDOW)
+    assert alone.stop() == 0
+    assert ('"event":"lanes-left"' in "".join(alone.log)) is bool(rows_left(tmp_path))
     again = start(tmp_path, LANES, "--workers", "1", config=WINDOW)
     made += [decided(again, f"again-{at}") for at in range(10)]
     assert again.stop(seconds=60.0) == 0

@@ -299,3 +299,50 @@ def test_no_row_certifies_nothing():
     assert (certified.lower == 0.0).all()
     assert (certified.upper == 1.0).all()
     assert agent.answers.status().state == "exploring"
+
+
+@pytest.mark.parametrize("sequence", ["bounded", "asymptotic"])
+def test_intervals_follow_a_drift_and_are_not_intersected(sequence):
+    """The first model falls from .9 to .1. Each interval is about the average so far: it moves on,
+    is never empty, and the intervals of all moments have nothing in common."""
+    policy = PolicyConfig(assignment="uniform", rate=1.0)
+    certify = CertifyConfig(sequence=sequence)
+    agent = Agent(config(policy=policy, certify=certify), MemoryStore(), KEY)
+    rng = np.random.default_rng(5)
+    traffic, spans, total, rows = Traffic(rng), [], 0.0, 0
+    for step in range(80):
+        worth = np.array([0.9 if step < 25 else 0.1, 0.5, 0.5])
+        outcomes = traffic.outcomes(agent.decide(traffic.requests(120)))
+        reward = (rng.random(len(outcomes)) < worth[outcomes.served]).astype(float)
+        agent.observe(replace(outcomes, reward=reward))
+        agent.refresh(review=False)
+        total, rows = total + 120 * worth, rows + 120
+        certified = agent.answers.certified()
+        assert (certified.lower <= certified.upper).all()
+        assert (certified.contrasts + certified.contrasts.T <= 1e-9).all()
+        average = total / rows
+        assert (certified.lower[:3] <= average).all()
+        assert (average <= certified.upper[:3]).all()
+        spans.append((certified.lower[0], certified.upper[0]))
+    assert agent.rule.era == 0
+    assert certified.sequence is Sequence(sequence)
+    highest, lowest = max(low for low, _ in spans), min(high for _, high in spans)
+    assert highest > lowest, "a running intersection would be empty"
+
+
+@pytest.mark.parametrize("sequence", ["bounded", "per-model", "asymptotic"])
+@pytest.mark.parametrize("maximise", [True, False])
+def test_every_end_is_on_its_side_of_the_estimate(sequence, maximise):
+    """A one-sided end on the wrong side would leave out what it is about."""
+    reward = RewardConfig(low=0.0, high=1.0, window=100.0, maximise=maximise)
+    agent = settled(certify=CertifyConfig(sequence=sequence), reward=reward)
+    values = agent.answers.estimates(["ipw"])["ipw"].values
+    certified = agent.answers.certified()
+    assert certified.sequence is Sequence(sequence)
+    difference = values[:, None] - values[None, :]
+    assert (certified.contrasts[:3, :3] <= difference).all()
+    assert (certified.decision <= certified.sign * difference + 1e-12).all()
+    assert (certified.lower[:3] <= values).all()
+    assert (values <= certified.upper[:3]).all()
+    # They say something: the best of the three is told from the worst.
+    assert np.abs(certified.contrasts[:3, :3]).min(where=difference != 0, initial=1.0) < 0.25

@@ -182,3 +182,12 @@ def test_shards_add_up(rows, name):
     whole, merged = FAMILIES[name](rows.moments()), FAMILIES[name](total)
     np.testing.assert_allclose(merged.values, whole.values, rtol=1e-10)
     np.testing.assert_allclose(merged.covariance, whole.covariance, rtol=1e-8, atol=1e-13)
+
+
+@every_family
+def test_the_unit_of_the_weights_does_not_matter(rows, name):
+    """Weights 1 / (e pi) are no frequencies: doubling all of them adds no rows."""
+    doubled = replace(rows, exp=replace(rows.exp, weight=2.0 * rows.exp.weight))
+    plain, got = (FAMILIES[name](each.moments()) for each in (rows, doubled))
+    np.testing.assert_allclose(got.values, plain.values, rtol=1e-9)
+    np.testing.assert_allclose(got.covariance, plain.covariance, rtol=1e-7, atol=1e-14)

@@ -56,6 +56,20 @@ def test_constant_probabilities_give_plain_means(simulate):
     )
 
 
+def test_a_constant_has_no_width_whatever_the_weights(simulate):
+    """Numerator and denominator of a self-normalised mean move together: resampling the one and
+    keeping the other would give a constant an interval with width."""
+    rows = simulate(seed=6).rescaled(0.0, 0.7)
+    weight = 10.0 ** np.random.default_rng(6).uniform(0.0, 3.0, len(rows.exp))
+    moments = replace(rows, exp=replace(rows.exp, weight=weight)).moments()
+    got = estimate(moments, ["ipw"])["ipw"]
+    np.testing.assert_allclose(got.values, 0.7, rtol=1e-12)
+    np.testing.assert_allclose(got.covariance, 0.0, atol=1e-24)
+    value, variance = routing_value(moments)
+    assert value == pytest.approx(0.7, rel=1e-12)
+    assert variance == pytest.approx(0.0, abs=1e-24)
+
+
 def test_naive_log_is_the_mean_reward_of_each_model_on_obs(simulate):
     rows = simulate(seed=3)
 

@@ -14,6 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 from commands import run_command
 
+from tests.agent.ingest.recorded import attempt, litellm
+
 CONFIG = """
 name = "chat"
 models = [{name = "large"}, {name = "small"}]
@@ -370,3 +372,31 @@ fields = {model = "model", reward = "thumb", request_id = "id", at = "ts"}
     assert "600 decisions, 0 randomized here" in done.stdout
     done = run_command("audit", "chat.db", cwd=tmp_path)
     assert "every draw of the 0 decisions made here recomputes" in done.stdout
+
+
+@pytest.mark.parametrize("share", [0.0, 0.04])
+def test_calls_that_a_preset_leaves_out_after_their_draw_certify_nothing(run, tmp_path, share):
+    """A model that fails in one call of twenty-five: no check of shares sees that in 600 rows."""
+    found, failures = [], 0
+    for number, row in enumerate(rows()):
+        failed = row["arm"] == "small" and random.Random(number).random() < share
+        call = attempt(number, number) if failed else litellm(number, thumb=row["thumb"])
+        times = {"startTime": row["ts"], "endTime": row["ts"] + 1}
+        found.append({**call, "model_group": row["arm"], "words": row["words"], **times})
+        failures += failed
+    write(tmp_path / "log.jsonl", found)
+    mapping = (
+        MAPPING
+        + """
+preset = "litellm"
+shares = {large = 0.25, small = 0.75}
+fields = {model = "model_group", reward = "thumb", request_id = "id", at = "startTime"}
+"""
+    )
+    done = run("log.jsonl", "--mapping", "flags", mapping=mapping)
+    assert done["accepted"] == 600 - failures
+    assert sum(done.get("skipped", {}).values()) == failures
+    facts = status(tmp_path)
+    assert facts["certificate"]["requests"] == (0 if failures else 600)
+    said = f"{failures} calls of requests that failed were left out after their draw"
+    assert (said in run_command("status", "chat.db", "--json", cwd=tmp_path).stdout) == (share > 0)

@@ -29,7 +29,8 @@ from traffic import KEY, MODELS
 from equipoise.agent.agent import Agent
 from equipoise.agent.config import ModelConfig, RewardConfig, UnitsConfig
 from equipoise.agent.errors import AgentError, ConflictError
-from equipoise.agent.ingest.draws import BeforeDrawError, Evidence, survey
+from equipoise.agent.ingest.draws import BeforeDrawError, Evidence, Survey, survey
+from equipoise.agent.ingest.joins import AFTER_DRAW
 from equipoise.agent.ingest.records import nested
 from equipoise.agent.lifecycle.eras import read_answers
 from equipoise.agent.maintenance.audit import audit
@@ -479,3 +480,12 @@ def test_no_row_says_itself_what_of_it_cannot_be_read():
             read_row(row | {part: [1, 2]})
     with pytest.raises(BeforeDrawError):
         read_row(row | {"at": "yesterday"})
+
+
+@pytest.mark.parametrize("reason", sorted(AFTER_DRAW))
+def test_rows_that_are_left_out_after_their_draw_are_told_from_others(reason):
+    found = Survey(declared(), ("slow", "fast"))
+    found.skipped("of type SPAN")
+    assert found._doubt() == ""
+    found.skipped(reason)
+    assert f"1 {reason} were left out after their draw" in found._doubt()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from otlp_bodies import span, traces
 
 from equipoise.agent.cli.ingest import FAMILIES as FAMILIES_OF_THE_COMMAND
 from equipoise.agent.config.ingest import PRESETS as NAMES
@@ -117,6 +118,31 @@ def test_zero_tokens_of_a_stream_are_unknown() -> None:
     assert read("litellm-spend", spent)["cost"] is None
 
 
+@pytest.mark.parametrize(
+    ("provider", "asked", "known"),
+    [
+        ("openai", None, False),
+        ("hosted_vllm", {}, False),
+        ("azure", {"include_usage": False}, False),
+        ("openai", {"include_usage": True}, True),
+        ("anthropic", None, True),
+        (None, None, True),
+    ],
+)
+def test_a_count_that_litellm_has_guessed_is_none(
+    provider: str | None, asked: dict[str, bool] | None, known: bool
+) -> None:
+    """1.110.2 says 12 tokens in where the provider counted 100, and marks nothing; 1.108.7 says 0.
+    Providers of OpenAI's protocol send usage only to a stream that asks for it."""
+    parameters = {"stream": True} | ({} if asked is None else {"stream_options": asked})
+    row = recorded.litellm(1, stream=True, model_parameters=parameters)
+    said = read("litellm", row | {"custom_llm_provider": provider})
+    counts = [said[name] for name in ("input_tokens", "output_tokens", "cost")]
+    assert counts == ([100.0, 20.0, 0.00045] if known else [None] * 3)
+    whole = {**row, "custom_llm_provider": provider, "stream": False}
+    assert read("litellm", whole)["input_tokens"] == 100.0
+
+
 def test_a_cost_of_nothing_is_free_only_where_there_was_a_price() -> None:
     free = recorded.litellm(1, response_cost=0.0)
     assert read("litellm", free)["cost"] == 0.0
@@ -172,6 +198,8 @@ def test_a_stop_by_the_user_is_an_answer_that_was_stopped() -> None:
     row = recorded.litellm(1, error_str="Client disconnected the request")
     said = read("litellm", row)
     assert (said["status"], said["stopped"]) == (ANSWERED, True)
+    # LiteLLM counts such a stream itself: 8 tokens in where the provider would have said 100.
+    assert [said[name] for name in ("input_tokens", "output_tokens", "cost")] == [None] * 3
     assert read("openrouter", recorded.activity(1, cancelled="true"))["stopped"] is True
 
 
@@ -205,6 +233,28 @@ def test_a_page_of_an_api_is_its_rows() -> None:
     page = {"data": [recorded.observation(1), recorded.observation(2)], "meta": {"page": 1}}
     assert recognise([page]) is PRESETS["langfuse"]
     assert len(list(preset_rows(PRESETS["langfuse"], page))) == 2
+
+
+def test_what_was_drawn_at_once_is_a_unit() -> None:
+    """A variant is drawn once an episode: its inferences are no draws of their own."""
+    rows = [read("tensorzero", recorded.inference(number)) for number in (1, 2)]
+    assert rows[0]["unit_id"] == rows[1]["unit_id"] == recorded.inference()["episode_id"]
+    assert rows[0]["request_id"] != rows[1]["request_id"]
+
+
+def test_a_call_whose_span_failed_is_an_answer_where_one_began() -> None:
+    """Instrumentations call a stream that its user left an error."""
+    error, gone = {"error.type": "_OTHER"}, {"gen_ai.usage.output_tokens": None}
+    nothing = gone | {"gen_ai.response.model": None, "gen_ai.response.id": None}
+    said = [read("otlp", traces(span(1, error | more))) for more in (gone, nothing)]
+    assert [each["status"] for each in said] == [ANSWERED, FAILED]
+
+
+def test_no_preset_takes_weights_for_probabilities() -> None:
+    """Only a decision service logs the probability with which it drew."""
+    claims = {name for name, preset in PRESETS.items() if "propensity" in preset.fields}
+    assert claims == {"dsjson"}
+    assert all("OBS" in preset.about for preset in PRESETS.values())
 
 
 def test_the_first_path_that_says_something_is_taken() -> None:

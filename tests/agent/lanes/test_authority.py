@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lane_hubs import KEY, QUICK, Turns, config_of, request
+from fleet import Lane
+from lane_hubs import KEY, QUICK, Clock, Turns, config_of, request
 
 from equipoise.agent.agent import Agent
 from equipoise.agent.errors import AwaitedError, UnknownDecisionError
@@ -17,6 +18,7 @@ from equipoise.agent.lanes.authority import Authority
 from equipoise.agent.lanes.decider import LaneKeeper
 from equipoise.agent.maintenance.audit import audit
 from equipoise.agent.record_adapter import RecordAdapter
+from equipoise.store.batches import OutcomeBatch, RequestBatch
 from equipoise.store.contract import Store
 from equipoise.store.lanes import Hub
 from equipoise.store.lanes.memory import MemoryHub
@@ -258,3 +260,62 @@ def test_a_lane_that_is_lost_delays_the_others_until_its_lease_ends(
         assert (found.faults, found.left_out) == ([], {"late": 1})
 
     asyncio.run(scenario())
+
+
+def test_what_came_while_no_authority_was_there_is_not_late(tmp_path: Path) -> None:
+    """Longer than the window of its rewards: they came in time, and their decisions are closed by
+    nobody before they have been read."""
+
+    async def run() -> None:
+        clock = Clock()
+        hub = MemoryHub(clock)
+        run = Run(lambda: hub, tmp_path)
+        run.config = config_of(reward={"window": 50.0, "missing": 0.0})
+        before = await run.begin()
+        lease = hub.join("decider", 1e6)
+        lane = Lane(lease.lane, Agent(run.config, MemoryStore(), KEY, at=1.0, lane=lease.lane))
+        await before.turn()
+        newest = hub.newest()
+        documents = {name: hub.document(name) for name in newest.documents}
+        lane.adopt(newest, documents)
+        clock.now += 1.0
+        for number in range(10):
+            requests = RequestBatch(
+                unit=np.array([number]),
+                context=np.array([-1]),
+                at=np.array([clock()]),
+                x=np.zeros((1, 1)),
+                routed=np.array([0]),
+            )
+            batch = lane.decide(requests)
+            lane.observe(
+                OutcomeBatch(
+                    number=batch.number,
+                    served=batch.model,
+                    attempt=np.ones(1, dtype=np.int64),
+                    delivered=np.ones(1, dtype=bool),
+                    outputs=np.zeros((1, 1)),
+                    reward=np.ones(1),
+                    at=batch.at,
+                )
+            )
+        hub.ship(lease, lane.unshipped, adopted=lane.version, spent=lane.spent)
+        hub.resign(before._term)
+        clock.now += 100.0
+        authority = await run.begin("second")
+        await authority.turn()
+        # The lane acts by the publication before: its decisions are still to enter.
+        assert (run.store.decisions, hub.waiting()["outcomes"]) == (0, 10)
+        hub.ship(lease, [], adopted=hub.newest().version, spent=lane.spent)
+        heard: list[float] = []
+        outcomes = hub.outcomes
+        hub.outcomes = lambda limit: heard.append(authority.heard) or outcomes(limit)
+        await authority.turn()
+        assert run.store.decisions == 10
+        assert heard == [-np.inf]
+        assert authority.heard == clock()
+        assert (authority.done.outcomes, authority.done.out_of_time) == (10, 0)
+        assert authority.done.refused == {}
+        assert run.agent.expire(authority.heard) == 0
+
+    asyncio.run(run())

@@ -16,7 +16,7 @@ from equipoise.agent.config import (
     SegmentBudget,
     UnitsConfig,
 )
-from equipoise.agent.lanes.publishing import Limits, TicketOffice, refuse_lanes
+from equipoise.agent.lanes.publishing import SLICES, Limits, TicketOffice, refuse_lanes
 from equipoise.agent.maintenance.audit import audit
 from equipoise.store.batches import Closure, DecisionBatch
 from equipoise.store.lanes import Tickets
@@ -106,6 +106,24 @@ def test_no_cap_is_exceeded_at_any_moment(name: str, seed: int) -> None:
     fleet.turn()
     fleet.turn()
     assert used > 0.7
+    assert audit(fleet.main.store, settings, KEY).faults == []
+
+
+@pytest.mark.parametrize("idle", [False, True])
+def test_a_segment_that_is_full_closes_no_other(idle: bool) -> None:
+    """Not even where a lane without traffic holds the last ticket of it."""
+    settings = config(policy=PolicyConfig(rate=0.8), **CAPS["segments"])
+    fleet, traffic = Fleet(settings, KEY, 2), Traffic(np.random.default_rng(1))
+    for _ in range(30):
+        fleet.now = traffic.at + 1.0
+        for lane in fleet.lanes[: 1 if idle else 2]:
+            batch = lane.decide(traffic.requests(20))
+        fleet.turn(refresh=False)
+    left = batch.x[:, 0] < 0.0
+    assert set(batch.closed_by[left].tolist()) == {Closure.SEGMENT}
+    assert set(batch.closed_by[~left].tolist()) == {Closure.OPEN}
+    # What the idle lane was given stays with it.
+    assert 50 - 50 // (2 * SLICES) <= drawn(fleet)[2] <= 50
     assert audit(fleet.main.store, settings, KEY).faults == []
 
 

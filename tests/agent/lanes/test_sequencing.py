@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import msgspec
 import numpy as np
 import pytest
@@ -187,8 +189,8 @@ def test_what_a_lost_lane_ships_is_logged_and_in_no_sum() -> None:
     assert found.left_out == {"late": 40}
 
 
-def test_what_came_in_time_enters_after_what_its_lane_shipped_late() -> None:
-    """A version that a third lane holds back is numbered after the late rows of a lost one."""
+def test_what_a_lane_shipped_late_enters_behind_what_came_in_time() -> None:
+    """A version that a third lane holds back is numbered before the late rows of a lost one."""
     settings = config()
     fleet, traffic = Fleet(settings, KEY, 3), Traffic(np.random.default_rng(0))
     first, second, third = fleet.lanes
@@ -205,8 +207,7 @@ def test_what_came_in_time_enters_after_what_its_lane_shipped_late() -> None:
     third.decide(traffic.requests(5))
     fleet.ship(first)
     fleet.sequence()
-    assert fleet.main.store.lane_ends() == {2: 30}
-    assert fleet.main.store.decisions == 10
+    assert fleet.main.store.decisions == 0
     fleet.publish()
     fleet.adopt()
     fleet.ship(first, third)
@@ -214,7 +215,7 @@ def test_what_came_in_time_enters_after_what_its_lane_shipped_late() -> None:
     log = np.concatenate([batch.positions for batch in decisions_of(fleet)]) & (2**40 - 1)
     closed_by = np.concatenate([batch.closed_by for batch in decisions_of(fleet)])
     assert sorted(log.tolist()) == sorted([*range(30), *range(5)])
-    assert np.count_nonzero(closed_by == Closure.LATE) == 10
+    assert closed_by.tolist() == [int(Closure.OPEN)] * 25 + [int(Closure.LATE)] * 10
     assert len(early) + len(in_time) + len(late) == 30
     assert audit(fleet.main.store, settings, KEY).faults == []
 
@@ -257,39 +258,71 @@ def test_what_comes_late_of_an_era_that_has_ended_leaves_the_new_one_alone() -> 
     assert audit(fleet.main.store, settings, KEY).faults == []
 
 
-def test_a_request_that_came_to_two_lanes_counts_once_by_its_time() -> None:
+def sent_again(requests: RequestBatch, rows: np.ndarray, later: float) -> RequestBatch:
+    again = take(requests, rows)
+    return replace(again, at=again.at + later)
+
+
+@pytest.mark.parametrize("how", ["clock behind", "same time", "older publication"])
+def test_a_request_that_is_sent_again_never_displaces_the_decision_before(how: str) -> None:
+    """What its first answer was worth decides whether it comes again: the first one counts."""
     settings = config()
-    fleet, traffic = Fleet(settings, KEY, 2), Traffic(np.random.default_rng(0))
+    fleet, traffic = Fleet(settings, KEY, 3), Traffic(np.random.default_rng(0), at=1000.0)
+    second, first, third = fleet.lanes
+    fleet.now = 1010.0
     requests = named(traffic.requests(20), 0)
-    again = RequestBatch(
-        requests.unit,
-        requests.context,
-        requests.at + 0.5,
-        requests.x,
-        requests.routed,
-        request_id=requests.request_id,
-    )
-    fleet.now = 2.0
-    # Sent again to the lane whose rows come first in the order.
-    fleet.lanes[1].decide(requests)
-    fleet.lanes[0].decide(take(again, np.arange(0, 20, 2)))
-    fleet.turn()
-    fleet.turn()
-    assert fleet.sequencer.done.repeated == 10
-    assert fleet.main.store.decisions == 30
-    numbers = fleet.main.store.find_requests(list(requests.request_id))
-    lanes = {
-        int(fleet.main.store.decision(number).positions[0]) >> 40 for number in numbers.values()
+    if how == "older publication":
+        fleet.publish()
+        fleet.adopt(first)
+    elif how == "clock behind":
+        second.skew = -200.0
+    first.decide(requests)
+    if how == "older publication":
+        # The lane that lags had none of its own before, and enters first.
+        fleet.ship(first)
+    later = 0.0 if how == "same time" else 1.0
+    second.decide(sent_again(requests, np.arange(0, 20, 2), later))
+    fleet.turn(refresh=False)
+    fleet.turn(refresh=False)
+    store = fleet.main.store
+    assert store.decisions == 30
+    closed = {
+        position >> 40: batch.closed_by[batch.positions == position].item()
+        for batch in decisions_of(fleet)
+        for position in batch.positions.tolist()
     }
-    assert (len(numbers), lanes) == (20, {2})
-    assert audit(fleet.main.store, settings, KEY).left_out == {"repeated": 10}
-    # And later ones, once the log has the first.
-    fleet.now = 4.0
-    fleet.lanes[0].decide(take(again, np.arange(1, 20, 2)))
-    fleet.turn()
-    fleet.turn()
+    assert closed == {1: 0, 2: 0}
+    # Nobody can tell which came first, so both count, and one of them bears the name.
+    assert fleet.sequencer.done.repeated == 0
+    assert len(store.find_requests(list(requests.request_id))) == 20
+    # From here on the log shows it: what is decided by this publication is decided after that.
+    third.decide(sent_again(requests, np.arange(20), 2.0))
+    fleet.turn(refresh=False)
+    fleet.turn(refresh=False)
     assert fleet.sequencer.done.repeated == 20
-    assert audit(fleet.main.store, settings, KEY).faults == []
+    found = audit(store, settings, KEY)
+    assert (found.faults, found.left_out) == ([], {"repeated": 20})
+
+
+def test_a_request_that_the_log_had_by_a_publication_counts_once() -> None:
+    fleet, traffic = Fleet(config(), KEY, 2), Traffic(np.random.default_rng(0))
+    requests = named(traffic.requests(20), 0)
+    fleet.now = 2.0
+    fleet.lanes[1].decide(requests)
+    fleet.publish()
+    fleet.adopt()
+    fleet.ship()
+    fleet.sequence()
+    assert fleet.main.store.decisions == 20
+    # Made before the log had them, though sent after.
+    fleet.lanes[0].decide(sent_again(requests, np.arange(5), 1.0))
+    fleet.publish()
+    fleet.adopt()
+    fleet.lanes[0].decide(sent_again(requests, np.arange(5, 15), 1.0))
+    fleet.turn(refresh=False)
+    fleet.turn(refresh=False)
+    closed = np.concatenate([batch.closed_by for batch in decisions_of(fleet)])
+    assert closed.tolist() == [0] * 25 + [int(Closure.REPEATED)] * 10
 
 
 def test_what_is_shipped_twice_enters_once() -> None:
@@ -367,3 +400,77 @@ def test_the_fold_of_the_log_is_the_state_of_the_authority() -> None:
     again = Agent(fleet.config, main.store, KEY)
     assert again.fold.to_bytes() == main.fold.to_bytes()
     assert isinstance(main.store, MemoryStore)
+
+
+def test_outcomes_wait_as_long_as_their_decisions_may_still_enter() -> None:
+    """Of an authority that was away for minutes: what it finds is old and was never late."""
+    fleet, traffic = Fleet(config(), KEY, 2), Traffic(np.random.default_rng(0))
+    first, second = fleet.lanes
+    fleet.now = 2.0
+    decided = first.decide(named(traffic.requests(10), 0))
+    first.observe(traffic.outcomes(decided))
+    second.report(reported({"request_id": "r3", "reward": 1.0}))
+    fleet.ship()
+    fleet.now = 90.0
+    fleet.publish()
+    fleet.sequence()  # lanes still act by the publication before
+    assert (fleet.main.store.decisions, len(fleet.shipped)) == (0, 3)
+    fleet.adopt()
+    fleet.ship()
+    fleet.sequence()
+    done = fleet.sequencer.done
+    assert (done.decisions, done.outcomes + done.duplicates) == (10, 11 - len(done.refused))
+    assert set(done.refused) <= {"an outcome that contradicts the one before"}
+    assert fleet.shipped == []
+
+
+def test_a_choice_of_late_rows_by_what_they_drew_is_an_alarm() -> None:
+    """The draws that count must have their shares: if one model's answers ended lanes, it would
+    lack some."""
+    fleet = Fleet(config(policy=PolicyConfig(rate=0.9)), KEY, 2)
+    traffic, rng = Traffic(np.random.default_rng(0)), np.random.default_rng(1)
+    statuses = []
+    for fair in (True, False):
+        for _ in range(120):
+            fleet.now = traffic.at + 1.0
+            for lane in [lane for lane in fleet.lanes if lane.ended is None]:
+                batch = lane.decide(traffic.requests(6))
+                lane.observe(traffic.outcomes(batch))
+                hits = np.count_nonzero(batch.randomized & (batch.model == 0))
+                if rng.random() < 0.3 if fair else hits > 2:
+                    fleet.lose(lane)
+                    fleet.join()
+            fleet.turn(refresh=False)
+        checks = {check.name: check.status for check in fleet.main.fold.watched().checks()}
+        statuses.append(checks["assignment"])
+        assert fleet.sequencer.done.late > 100
+    assert statuses == ["ok", "alarm"]
+
+
+def test_what_comes_late_of_the_next_era_does_not_end_this_one() -> None:
+    """A lane that lags holds rows of this era, which enter first."""
+    settings = config()
+    fleet, traffic = Fleet(settings, KEY, 2), Traffic(np.random.default_rng(0))
+    first, second = fleet.lanes
+    fleet.main.controls.open_era("for a test", 1.0)
+    fleet.publish()
+    fleet.adopt(first)
+    lost = first.decide(traffic.requests(10))
+    fleet.lose(first)
+    lagging = second.decide(traffic.requests(40))
+    second.observe(traffic.outcomes(lagging))
+    fleet.now = 3.0
+    fleet.ship()
+    fleet.sequence()
+    assert fleet.main.store.decisions == 0
+    fleet.adopt(second)
+    fleet.ship()
+    fleet.publish()
+    fleet.sequence()
+    assert fleet.main.answers.view().certified.overall.rows == 40
+    fleet.adopt(second)
+    fleet.ship()
+    fleet.sequence()
+    positions = np.concatenate([batch.positions for batch in decisions_of(fleet)])
+    assert positions.tolist() == [*lagging.positions.tolist(), *lost.positions.tolist()]
+    assert audit(fleet.main.store, settings, KEY).faults == []

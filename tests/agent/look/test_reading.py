@@ -171,6 +171,10 @@ def odd_payloads() -> list[dict[str, Any]]:
         {"prompt_tokens": 0, "completion_tokens": 0, "response_cost": 0.0},
         {"response_cost": 0.0, "response_cost_failure_debug_info": {"error": "no price"}},
         {"response_cost": 0.0},
+        {"error_str": "Client disconnected the request"},
+        {"stream": True, "custom_llm_provider": "openai"},
+        {"stream": True, "custom_llm_provider": "anthropic"},
+        {"stream": True, "model_parameters": {"stream_options": {"include_usage": True}}},
         {"endTime": None},
         {"endTime": 5.0},
         {"model_group": "", "model": "openai/gpt-4o"},
@@ -203,6 +207,8 @@ def test_the_paths_of_litellm_say_what_its_preset_works_out(tmp_path: Path, name
     reader, blocks = read(lines_of(tmp_path / "log.jsonl", payloads))
     assert reader.chosen.preset is preset
     assert reader.odd == 0
+    if name == "litellm":
+        assert "stream" in [column.path for column in reader.chosen.columns], "known before"
     expected = [row for payload in payloads for row in preset_rows(preset, payload)]
 
     def of(field: str) -> list[Any]:

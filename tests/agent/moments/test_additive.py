@@ -12,6 +12,7 @@ from functools import reduce
 from operator import add
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -189,3 +190,26 @@ def test_equal_rewards_have_no_spread_at_all(case: Case) -> None:
         for name, array in arrays_of(moments).items():
             if name.endswith("scatter"):
                 assert not array.any(), name
+
+
+@every_case
+@pytest.mark.parametrize("spread", [0.0, 1e-9, 1.0])
+def test_merging_never_gives_a_negative_scatter(case: Case, spread: float) -> None:
+    """Far from 0, nearly constant, with weights from 1 to 1e6, merged in any order: nothing is
+    subtracted from sums, so the diagonal cannot fall below 0."""
+    rng = np.random.default_rng(15)
+    rows = case.rows(rng, 60)
+    rows |= {"v": 1e8 + spread * rng.normal(size=rows["v"].shape)}
+    if "weight" in rows:
+        rows |= {"weight": 10.0 ** rng.uniform(0.0, 6.0, 60)}
+    for order in (np.arange(60), rng.permutation(60)):
+        shuffled = {name: column[order] for name, column in rows.items()}
+        parts = [case.of([part]) for part in cut(shuffled, tuple(range(3, 60, 3)))]
+        while len(parts) > 1:
+            merged = parts.pop(int(rng.integers(len(parts)))) + parts.pop()
+            parts.append(merged)
+            for name, array in arrays_of(merged).items():
+                if name.endswith("scatter"):
+                    square = array.ndim >= 2 and array.shape[-1] == array.shape[-2] > 1
+                    own = np.diagonal(array, axis1=-2, axis2=-1) if square else array
+                    assert (own >= 0.0).all(), name

@@ -27,7 +27,7 @@ def decided(n: int, seed: int = 0) -> DecisionRows:
     ones = np.ones(n, dtype=bool)
     chance = shares[np.arange(n), model]
     return DecisionRows(
-        np.full(n, 0.3), chance, shares, model, drawn, np.zeros(n, dtype=np.int64), ones
+        np.full(n, 0.3), chance, shares, model, drawn, np.zeros(n, dtype=np.int64), ones, ones
     )
 
 

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from river import datasets
 
 from equipoise.replay.benchmarks import Benchmark, load
+from equipoise.replay.benchmarks.imagesegments import CANDIDATES, _classifiers, _probabilities
 from equipoise.replay.worlds import World, WorldOptions
 
 
@@ -120,3 +122,14 @@ def test_scoring_by_the_representation_finds_the_best_model(table: Benchmark) ->
         theta = np.linalg.lstsq(design.reshape(len(reward), -1), reward, rcond=None)[0]
         values = (design @ theta).mean(axis=0)
         assert np.argmax(values) == np.argmax(world.values)
+
+
+@pytest.mark.parametrize("name", list(CANDIDATES))
+def test_predictions_do_not_depend_on_the_order_of_contexts(name: str) -> None:
+    """Scalers of river learn while they predict if one lets them; an output of a model would then
+    know which requests came before."""
+    segments = list(datasets.ImageSegments())[::30]
+    training, contexts = segments[:40], segments[40:]
+    forth = _probabilities(_classifiers()[name], training, contexts)
+    back = _probabilities(_classifiers()[name], training, contexts[::-1])
+    np.testing.assert_array_equal(forth, back[::-1])

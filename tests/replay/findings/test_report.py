@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import copy
 import hashlib
+import html
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -275,6 +276,21 @@ def test_several_settings_get_maps_and_folds(
     assert any('class="interval">[' in each for each in maps)
     folds = [a for tag, a in Elements(text).found if tag == "details" and a.get("class")]
     assert ["open" in each for each in folds] == [True, False, False, False]
+
+
+def test_tables_say_what_a_baseline_serves(
+    synthesize: Callable[..., Results], tmp_path: Path, page: str
+) -> None:
+    """river's Thompson sampling is not the textbook's, and the table names both."""
+    policies = ["uniform", "contrast+river-thompson", "textbook-thompson"]
+    made = synthesize(policies=policies)
+    text = report(tmp_path / "report.html", made)
+    said = html.unescape(text.split("Baselines: ")[1].split("</")[0])
+    assert "contrast+river-thompson is what river" in said
+    assert "never settles" in said
+    assert "textbook-thompson is Thompson sampling on sample means" in said
+    assert "uniform is" not in said
+    assert "Baselines" not in page
 
 
 def test_every_number_of_the_table_has_its_interval(page: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -115,6 +116,19 @@ def test_estimates_equal_a_recomputation_row_by_row() -> None:
     # Over the log's own shares, IPS is the plain mean over all rows.
     w = target[np.arange(41), log.item] / log.propensity
     assert made["ips"].mix.value == pytest.approx(float((w * log.reward).mean()), abs=1e-14)
+
+
+def test_a_constant_has_no_width_and_no_match_is_unknown() -> None:
+    log = replace(synthetic(np.random.default_rng(5), 200), reward=np.full(200, 0.3))
+    made = policy_values(log, personal(log), np.zeros((200, 3)))["snips"]
+    for part in (*made.positions, made.mix):
+        assert part.value == pytest.approx(0.3, rel=1e-12)
+        assert part.se == pytest.approx(0.0, abs=1e-12)
+    assert policy_values(log, personal(log), np.zeros((200, 3)))["ips"].mix.se > 0.01
+    # Every row shows one item and the policy always shows another: 0 would be a claim.
+    single = replace(log, item=np.zeros(200, dtype=int))
+    other = np.tile([0.0, 0.0, 1.0], (200, 1))
+    assert math.isnan(policy_values(single, other, np.zeros((200, 3)))["snips"].mix.value)
 
 
 def test_the_known_value_is_met_whatever_the_reward_model_says() -> None:

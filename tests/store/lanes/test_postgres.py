@@ -128,7 +128,7 @@ def test_patience_with_a_server_that_is_gone_ends(postgres: Any) -> None:
             lambda: hub.ship(lease, parcels(0, 1), adopted=1, spent=Spent(1)),
             hub.newest,
         ):
-            with pytest.raises(HubError, match=r"hub .*schema x: "):
+            with pytest.raises(HubError, match=r"hub postgresql://.*schema=x: "):
                 call()
         with pytest.raises(HubError, match="connection"):
             PostgresHub(postgres.url(schema="x"), seconds=0.4)
@@ -139,15 +139,20 @@ def test_patience_with_a_server_that_is_gone_ends(postgres: Any) -> None:
         assert shipped(hub) == 1
 
 
-def test_patience_with_a_server_that_does_not_answer_ends(postgres_url: str) -> None:
+@pytest.mark.parametrize("inside", [False, True])
+def test_patience_with_a_server_that_does_not_answer_ends(postgres_url: str, inside: bool) -> None:
     with PostgresHub(postgres_url) as hub:
         term, _ = published(hub)
         hub._seconds = 0.3  # of this side only
         backend = hub._connection.info.backend_pid
-        os.kill(backend, signal.SIGSTOP)
+
+        def stop() -> None:
+            os.kill(backend, signal.SIGSTOP)
+            hub.rows("SELECT 1")
+
         try:
             with pytest.raises(HubError, match="the server does not answer"):
-                hub.keep(term)
+                hub.transaction(stop, lasting=False) if inside else hub.read(stop)
         finally:
             os.kill(backend, signal.SIGCONT)
         hub._seconds = 30.0
@@ -219,18 +224,22 @@ def test_a_schema_has_one_hub(new_postgres_url: Any) -> None:
         published(hub)
         assert other.newest() is None
         hub.rows("UPDATE lane_state SET format = 2")
-        with pytest.raises(HubError, match=f"schema {hub.schema}: format 2, this equipoise knows"):
+        with pytest.raises(HubError, match=f"schema={hub.schema}: format 2, this equipoise knows"):
             PostgresHub(_url(hub))
 
 
 def _url(hub: PostgresHub) -> str:
-    return f"{hub._conninfo}&schema={hub.schema}"
+    return f"{hub._url}&schema={hub.schema}"
 
 
 def test_errors_name_the_place_and_not_the_password() -> None:
-    with pytest.raises(HubError, match=r"hub 127\.0\.0\.1/db, schema equipoise: ") as caught:
+    with pytest.raises(
+        HubError, match=r"hub postgresql://someone:\*\*\*@127\.0\.0\.1:9/db\?schema=equipoise: "
+    ) as caught:
         PostgresHub("postgresql://someone:secret@127.0.0.1:9/db", seconds=1.0)
     assert "secret" not in str(caught.value)
+    with pytest.raises(HubError, match="schema is 'Not One'"):
+        PostgresHub("postgresql://someone:secret@127.0.0.1:9/db?schema=Not%20One")
 
 
 def test_a_closed_hub_says_so(postgres_url: str) -> None:
@@ -242,7 +251,7 @@ def test_a_closed_hub_says_so(postgres_url: str) -> None:
 
 
 def test_the_clock_is_the_servers(postgres_url: str) -> None:
-    with PostgresHub(postgres_url) as hub, psycopg.connect(hub._conninfo) as connection:
+    with PostgresHub(postgres_url) as hub, psycopg.connect(hub._url) as connection:
         query = "SELECT extract(epoch FROM clock_timestamp())::float8"
         before = connection.execute(query).fetchone()
         now = hub.now()
