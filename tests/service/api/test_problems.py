@@ -14,7 +14,7 @@ def test_a_text_cut_inside_a_character_is_named(end: str) -> None:
     with pytest.raises(msgspec.DecodeError) as caught:
         msgspec.json.decode('{"prompt": "why \\ud83d' + end)
     refusal = refusal_of(caught.value)
-    assert refusal.status == 400
+    assert refusal.document.status == 400
     assert "cut inside a character" in refusal.document.detail
     with pytest.raises(msgspec.DecodeError) as caught:
         msgspec.json.decode("{]")
