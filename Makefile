@@ -12,7 +12,7 @@ TEST_FLAGS ?= -n $(TEST_WORKERS) --dist worksteal
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint format bench bench-service bench-cluster doors findings studies torture reference wheel-check constraints clean
+.PHONY: help demo test lint format bench bench-service bench-lanes bench-cluster chaos doors findings studies torture reference wheel-check constraints clean
 
 help: ## Show these targets
 	@echo "usage: make TARGET [PYTHON=python3.12]"
@@ -50,6 +50,13 @@ bench-cluster: .venv/.stamp-cluster ## A sweep on Dask and on Ray, beside local 
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python tests/performance/cluster_bench.py
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python tests/performance/cluster_bench.py --ray
 
+bench-lanes: .venv/.stamp-dev ## Rates of one process, one worker and two, and what a row costs
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python tests/performance/lanes_bench.py $(BENCH_FLAGS)
+
+# Several minutes. PostgreSQL's server has to be installed (Debian: apt install postgresql).
+chaos: .venv/.stamp-dev ## Kill deciders, authorities and their database at random: make chaos CHAOS_FLAGS="--seed 2"
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python tests/service/lanes_chaos.py --kills 200 $(CHAOS_FLAGS)
+
 # Installs the peers into environments of their own, in build/doors. Some minutes the first time.
 doors: .venv/.stamp-dev ## Drive every door by the real product: make doors DOORS="litellm ofrep"
 	$(BIN)/python tests/doors/run.py $(DOORS)
@@ -75,6 +82,7 @@ studies: .venv/.stamp-dev ## Measure the promises again: make studies DATA=PATH
 	OMP_NUM_THREADS=1 $(BIN)/python tests/statistical/decided_study.py --out docs/decided.md
 	OMP_NUM_THREADS=1 $(BIN)/python tests/statistical/crossing_study.py --out docs/crossing.md
 	OMP_NUM_THREADS=1 $(BIN)/python tests/statistical/missing_study.py --out docs/missing.md
+	OMP_NUM_THREADS=1 $(BIN)/python tests/statistical/lanes_study.py --out docs/lanes.md
 	OMP_NUM_THREADS=1 $(BIN)/python tests/statistical/monitors_study.py --out docs/checks.md
 	OMP_NUM_THREADS=1 $(BIN)/python tests/statistical/forecast_study.py --out docs/forecasts.md
 	OMP_NUM_THREADS=1 $(BIN)/python tests/statistical/regression_study.py --out docs/regression.md \

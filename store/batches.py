@@ -36,7 +36,7 @@ class Closure(IntEnum):
     rule stops since its era is decided. SLICE: the decider's slice of a budget was used up, and
     everybody is closed there. LATE and REPEATED close nothing before a draw: their rows were
     decided by their rule, and are left out of every sum of draws, since their decider had lost its
-    lane before it shipped them, or since another decision of the same request came first.
+    lane before it shipped them, or since the log had a decision of their request by then.
     """
 
     OPEN = 0

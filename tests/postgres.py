@@ -23,7 +23,7 @@ from typing import Any
 import psycopg
 import pytest
 
-PLACES = ("/usr/lib/postgresql/*/bin", "/usr/local/pgsql/bin", "/opt/homebrew/opt/postgresql*/bin")
+PLACES = ("/usr/lib/postgresql/*/bin", "/usr/local/pgsql/bin")
 """Where servers lie that are not on the PATH."""
 START_SECONDS = 30.0
 OPTIONS = {

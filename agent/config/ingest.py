@@ -13,7 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from functools import lru_cache
 from types import MappingProxyType
@@ -218,8 +218,10 @@ def as_text(name: str, value: Any) -> str | None:
 
 
 def as_number(name: str, value: Any) -> float | None:
-    """A number, as number or text; true and false are 1 and 0."""
+    """A number, as number or text; true and false are 1 and 0, a span of time its seconds."""
     value = _plain(value)
+    if isinstance(value, timedelta):
+        return value.total_seconds()
     if isinstance(value, str):
         word = value.strip().casefold()
         if word in NOTHING:
@@ -418,7 +420,14 @@ def _float(name: str, value: bool | float | Decimal | None) -> float | None:
         raise AgentError(f"{name}: {shown_sent(value)} is too large a number") from None
 
 
+_ZONE = re.compile(r"(?<=\d) (UTC|GMT|Z|[+-]\d\d:?\d\d)(?: UTC)?$")
+"""A zone after a space, as BigQuery, Snowflake, Ruby, Go and Rust write it."""
+
+
 def _iso(text: str) -> datetime | None:
+    zone = _ZONE.search(text)
+    if zone is not None:
+        text = text[: zone.start()] + (zone[1] if zone[1][0] in "+-" else "Z")
     try:
         return datetime.fromisoformat(text)
     except ValueError:

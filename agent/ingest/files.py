@@ -11,6 +11,7 @@ import csv
 import gzip
 import io
 import json
+import re
 import sys
 import zlib
 from collections.abc import Iterator, Mapping
@@ -88,6 +89,8 @@ def rows(
             if kind == "csv":
                 yield from _csv(file)
             elif kind == "parquet":
+                if source != STANDARD_INPUT:
+                    _refuse_part_of_table(source)
                 yield from _parquet(file, columns)
             else:
                 yield from _json(file)
@@ -149,6 +152,52 @@ def _opened(source: str) -> Iterator[IO[bytes]]:
     else:
         with open(source, "rb") as file:
             yield file
+
+
+_HALF = re.compile("[\ud800-\udfff]")
+_LISTS = (("_delta_log", "Delta"), ("metadata/*.metadata.json", "Iceberg"), (".hoodie", "Hudi"))
+_DEEPEST = 6
+"""Folders between a table and its files: one for each column that it is partitioned by."""
+
+
+def is_cut(text: bytes) -> bool:
+    """Whether a JSON text may hold half a surrogate pair, for which a strict decoder refuses it, in
+    one of several ways."""
+    return b"\\ud" in text or b"\\uD" in text
+
+
+def from_json(text: bytes) -> Any:
+    """The value that a JSON text holds, as Python's decoder reads it, but valid as text.
+
+    JavaScript cuts texts inside a character and writes what is left of it, half a surrogate pair,
+    as an escape: valid JSON, and nothing that can be stored or printed; it becomes U+FFFD. NaN and
+    infinities are nothing. Raises ValueError, RecursionError.
+    """
+    return whole_texts(json.loads(text, parse_constant=lambda _: None))
+
+
+def whole_texts(value: Any) -> Any:
+    """A value of JSON with U+FFFD for every half of a surrogate pair, in names too."""
+    if isinstance(value, str):
+        return value if value.isascii() else _HALF.sub("\ufffd", value)
+    if isinstance(value, list):
+        return [whole_texts(each) for each in value]
+    if isinstance(value, dict):
+        return {whole_texts(name): whole_texts(each) for name, each in value.items()}
+    return value
+
+
+def _refuse_part_of_table(source: str) -> None:
+    """Raise AgentError where a Parquet file belongs to a table that keeps a list of its files: rows
+    that were deleted or replaced stay in the old ones."""
+    for folder in list(Path(source).absolute().parents)[:_DEEPEST]:
+        for pattern, kind in _LISTS:
+            if any(folder.glob(pattern)):
+                raise AgentError(
+                    f"it lies in a table of {kind} ({folder.name}), whose files also hold rows that"
+                    " were deleted or replaced: read the table with its own tool, write what it"
+                    " gives to one Parquet file in another folder, and name that"
+                )
 
 
 def _json(file: IO[bytes]) -> Iterator[Numbered]:
@@ -227,8 +276,9 @@ class _Text:
                 whole = isinstance(value, dict | list | str)
                 # A number at the end of the block may go on.
                 if whole or self._ended or end < len(self._text) - _NEAR_THE_END:
-                    self._at = end
-                    return value
+                    begin, self._at = self._at, end
+                    cut = "\\ud" in self._text[begin:end].casefold()
+                    return whole_texts(value) if cut else value
                 problem = ""
             if not self._more(block) and problem:
                 raise AgentError(problem)
@@ -315,7 +365,7 @@ def _parquet(file: IO[bytes], columns: set[str] | None) -> Iterator[Numbered]:
         kept = names if columns is None else [name for name in names if name in columns]
         number = 0
         for batch in table.iter_batches(_BATCH_ROWS, columns=kept):
-            for row in _readable(batch).to_pylist(maps_as_pydicts="lossy"):
+            for row in _as_python(_readable(batch)):
                 number += 1
                 yield number, row
     except pa.ArrowNotImplementedError as error:
@@ -325,6 +375,28 @@ def _parquet(file: IO[bytes], columns: set[str] | None) -> Iterator[Numbered]:
         ) from None
     except pa.ArrowException as error:
         raise AgentError(f"this is not a Parquet file: {error}") from None
+
+
+def _as_python(batch: pa.RecordBatch) -> list[dict[str, Any]]:
+    """The rows; a value that Python has no type for, such as the year 10000 or a time that is
+    infinite, as text, which is refused where it is needed."""
+    try:
+        rows: list[dict[str, Any]] = batch.to_pylist(maps_as_pydicts="lossy")
+        return rows
+    except (OverflowError, ValueError):
+        pass
+    columns = [[_value(scalar) for scalar in column] for column in batch.columns]
+    names = batch.schema.names
+    return [dict(zip(names, cells, strict=True)) for cells in zip(*columns, strict=True)]
+
+
+def _value(scalar: pa.Scalar) -> Any:
+    try:
+        return scalar.as_py(maps_as_pydicts="lossy")
+    except (OverflowError, ValueError):
+        unit = getattr(scalar.type, "unit", "")
+        number = getattr(scalar, "value", None)
+        return f"{number} {unit} since 1970" if isinstance(number, int) else str(scalar.type)
 
 
 def _readable(batch: pa.RecordBatch) -> pa.RecordBatch:
@@ -348,6 +420,8 @@ def _microseconds(kind: pa.DataType) -> pa.DataType:
     types = pa.types
     if types.is_timestamp(kind) and kind.unit == "ns":
         return pa.timestamp("us", kind.tz)
+    if types.is_duration(kind) and kind.unit == "ns":
+        return pa.duration("us")
     if types.is_struct(kind):
         return pa.struct([field.with_type(_microseconds(field.type)) for field in kind])
     if types.is_list(kind) or types.is_large_list(kind):

@@ -26,7 +26,7 @@ from equipoise.agent.config.ingest import (
 from equipoise.agent.errors import AgentError
 from equipoise.agent.features.values import listed, shown
 from equipoise.agent.ingest.derived import ANSWERED, CACHED, FAILED, UNACTIVATED, find
-from equipoise.agent.ingest.files import Source, rows
+from equipoise.agent.ingest.files import Source, from_json, is_cut, rows
 from equipoise.agent.ingest.presets import PRESETS, fields_of, preset_rows
 
 IDS = ("request_id", "response_id", "call_id", "trace")
@@ -70,6 +70,11 @@ def decoded(row: Mapping[str, Any] | bytes | AgentError) -> Any:
     try:
         return msgspec.json.decode(row)
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        if not is_cut(row):
+            raise AgentError(str(error)) from None
+    try:
+        return from_json(row)
+    except (ValueError, RecursionError) as error:
         raise AgentError(str(error)) from None
 
 
@@ -241,8 +246,8 @@ def _page(row: Mapping[str, Any] | bytes | AgentError) -> Iterator[Any]:
     """The rows of a page of an API's answer, or the row."""
     if isinstance(row, bytes) and b'"data"' in row:
         try:
-            row = msgspec.json.decode(row)
-        except (msgspec.DecodeError, UnicodeError, RecursionError):
+            row = decoded(row)
+        except AgentError:
             yield row
             return
     page = row.get("data") if isinstance(row, Mapping) else None

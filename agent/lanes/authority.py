@@ -300,6 +300,9 @@ class Authority:
     def _fetch(self, version: int) -> list[Parcel]:
         parcels, rows = list[Parcel](), 0
         for parcel in self._hub.decisions(version):
+            if parcel.version > version:
+                # It came late, and of others of its time some may still come: those enter first.
+                continue
             parcels.append(parcel)
             rows += parcel.rows
             if rows >= PORTION_ROWS:

@@ -158,16 +158,15 @@ class LaneKeeper:
             except HubError as error:
                 self._lose_hub(error)
                 pause = max(pause, min(_AWAY_SECONDS * self._failures, 2.0))
-            except (StoreError, OSError) as error:
-                self._trouble("lane-files", error)
-                pause = max(pause, _AWAY_SECONDS)
             except AgentError as error:
                 self.fault = error
                 self._trouble("lane-impossible", error)
                 self._ready.set()
             except Exception as error:  # a thread that died would leave rows waiting without a word
-                self._trouble("lane-fault", error)
-                pause = max(pause, _AWAY_SECONDS)
+                own = isinstance(error, (StoreError, OSError))
+                self._failures += 1
+                self._trouble("lane-files" if own else "lane-fault", error)
+                pause = max(pause, min(_AWAY_SECONDS * 2.0 ** min(self._failures, 8), 10.0))
             self._stopping.wait(pause)
         self._end()
 
@@ -182,8 +181,7 @@ class LaneKeeper:
             raise HubError("no authority has published anything yet")
         age = max(hub.now() - newest.at, 0.0)
         fresh = asked + newest.seconds - age
-        self.trouble, self._failures = None, 0
-        held = self._held
+        self.trouble, held = None, self._held
         if held is None or newest.config != held.number or held.worn:
             self._move(hub)
         elif newest.version > held.told or newest.version > held.publication.version:
@@ -193,6 +191,7 @@ class LaneKeeper:
         if time.monotonic() - self._looked >= LOOK_SECONDS:
             self._looked = time.monotonic()
             self._recover(hub)
+        self._failures = 0
 
     def _opened(self) -> Hub:
         if self._hub is None:
@@ -323,10 +322,15 @@ class LaneKeeper:
         self._say("lane", {"lane": lane.lease.lane, "publication": lane.publication.version})
 
         def change() -> None:
+            if before is not None:
+                before.store.seal()
             self.lane = lane
             self._changed(lane)
 
-        self._call(change)
+        if not self._call(change):
+            if before is not None:
+                before.store.close()
+            return
         self._ready.set()
         if before is not None:
             with self._or_later(before):
@@ -365,7 +369,8 @@ class LaneKeeper:
             raise
 
     def _call(self, work: Call) -> bool:
-        """Have the thread that decides do something, and wait for it; whether it was done."""
+        """Have the thread that decides do something, and wait for it; whether it was done. It is
+        given up only at the end."""
         done = threading.Event()
 
         def run() -> None:
@@ -373,7 +378,10 @@ class LaneKeeper:
             done.set()
 
         self._run(run)
-        return done.wait(5.0)
+        while not done.wait(0.5):
+            if self._stopping.is_set() and time.monotonic() > self._until:
+                return False
+        return True
 
     def _finish(self, hub: Hub, lane: Lane) -> None:
         """Ship what is left of a lane in which nothing is decided any more, and give it back."""
@@ -406,6 +414,7 @@ class LaneKeeper:
             return
 
         def drop() -> None:
+            lane.store.seal()
             if self.lane is lane:
                 self.lane = None
                 self._changed(None)
@@ -436,13 +445,15 @@ class LaneKeeper:
             left.close(remove=True)
             self.recovered += rows
             facts = {"lane": left.facts.lane, "rows": rows, "damaged": left.damaged}
-            self._say("lane-recovered", facts)
+            self._say("lane-damaged" if left.damaged else "lane-recovered", facts)
 
     def _end(self) -> None:
         """Ship everything and leave, until the time that a stop may take is over."""
         lane = self._held
         try:
-            while lane is not None and self._until:
+            # What comes from now on is refused, so that nothing is answered and then removed.
+            sealed = lane is not None and bool(self._until) and self._call(lane.store.seal)
+            while lane is not None and sealed:
                 try:
                     self._finish(self._opened(), lane)
                     self._held = lane = None

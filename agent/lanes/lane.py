@@ -132,7 +132,8 @@ class Lane:
     def decides(self) -> bool:
         """Whether it may draw now."""
         now = time.monotonic()
-        return now < self.until and now < self.fresh
+        # Rows that were drawn elsewhere are their authority's to end.
+        return now < self.until and now < self.fresh and self.agent.rule.drawn is None
 
     @property
     def worn(self) -> bool:

@@ -2,7 +2,8 @@
 
 Decisions of a publication enter when nobody can ship more of it, in the order of lane and counter;
 so the order rests on no outcome, and a row's rule rests on rows before it alone. What a lane ships
-after it was ended enters as `LATE`. Outcomes enter when their decision has.
+after it was ended enters as `LATE`, behind what came in time of its publication. Outcomes enter
+when their decision has.
 
 Nothing is kept here that the log and the hub do not hold: after a crash at any moment the next
 authority goes on from both. A row is in the log once, since a lane's counters there only rise; it

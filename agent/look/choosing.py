@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from types import MappingProxyType
 from typing import Any, Literal, TypeAlias
 
@@ -152,6 +153,8 @@ def _content(value: Any) -> tuple[str, Any]:
         return "flag", value
     if isinstance(value, int | float):
         return "number", value
+    if isinstance(value, timedelta):
+        return "number", value.total_seconds()
     if isinstance(value, str):
         return "text", value[:200]
     if isinstance(value, list) and all(isinstance(each, str) for each in value):

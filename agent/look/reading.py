@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import gc
 import gzip
-import json
 import math
 import zlib
 from collections import Counter
@@ -55,6 +54,8 @@ MOST_REASONS = 20
 FATES: Final = (ANSWERED, CACHED, FAILED)
 """What became of a request, by number; a higher number is another reason why a row is none."""
 _MAGIC = {b"\x1f\x8b": ".gz", b"\x28\xb5\x2f\xfd": ".zst"}
+_SKIPPABLE = b"\x2a\x4d\x18"
+"""Of a frame of zstd that holds no data, after a byte of 0x50 to 0x5f: pzstd begins with one."""
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -95,6 +96,8 @@ def inspected(path: Path) -> Source:
     with open(path, "rb") as raw:
         start = raw.read(4)
     packing = next((suffix for magic, suffix in _MAGIC.items() if start.startswith(magic)), "")
+    if start[1:] == _SKIPPABLE and 0x50 <= start[0] <= 0x5F:
+        packing = ".zst"
     with opened(path, packing) as (file, _):
         try:
             head = file.read(1 << 16)
@@ -307,11 +310,11 @@ def _decoded(line: bytes) -> Any:
     try:
         return msgspec.json.decode(line)
     except (msgspec.DecodeError, UnicodeError, RecursionError):
-        if b"NaN" not in line and b"Infinity" not in line:
+        if b"NaN" not in line and b"Infinity" not in line and not files.is_cut(line):
             return None
     try:
         # Python and pandas write NaN for what is missing, though JSON has none.
-        return json.loads(line, parse_constant=lambda _: None)
+        return files.from_json(line)
     except (ValueError, RecursionError):
         return None
 

@@ -58,8 +58,6 @@ STOP_SHARE = 0.8
 AT_ONCE = 64
 """Requests that the authority answers for one decider at once."""
 ANSWER_SECONDS = 300.0
-_GRAVE = ("lane-lost", "lane-refused", "lane-files", "lane-impossible", "lane-fault", "hub-away")
-"""Events that are warnings."""
 _OWN_HOP = frozenset(
     (
         b"connection",
@@ -220,7 +218,7 @@ class Decider:
             self._loop.call_soon_threadsafe(work)
 
     def _say(self, event: str, facts: Mapping[str, object]) -> None:
-        grave = event in _GRAVE
+        grave = event not in ("lane", "lane-recovered", "lane-shipped-late")
         (self.log.warning if grave else self.log.info)(event, **facts)
 
     def _changed(self, lane: Lane | None) -> None:

@@ -386,7 +386,7 @@ class Supervisor:
             return None if child.ready.is_set() else 0
         code = child.process.returncode
         self._log.error("not-started", child=child.order.name, code=code)
-        return code or 1
+        return 1 if code is None or code <= 0 else code
 
     async def _watch(self, child: Child) -> None:
         """Start a child again whenever it ends, until all are to end."""

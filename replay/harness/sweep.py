@@ -28,7 +28,8 @@ from equipoise.replay.harness.cell_cache import (
     code_digest,
     digest_of,
 )
-from equipoise.replay.harness.cluster import Source, connected, results
+from equipoise.replay.harness.cluster import Source, results
+from equipoise.replay.harness.cluster_clients import connected
 from equipoise.replay.harness.stream import (
     Certificate,
     StreamSettings,

@@ -276,10 +276,11 @@ class TailWriter:
         It raises as `append` does; what was appended then stays in the log all the same.
         """
         file = self._file
+        # Ours may be closed and followed by another one meanwhile; in use it stays open.
+        while file is not None and not file.use():
+            file = self._file
         if file is None:
             return lambda: None
-        # Ours may be closed and followed by another one meanwhile; it stays open for this.
-        file.use()
 
         def sync() -> None:
             try:
@@ -379,9 +380,12 @@ class _File:
         self._users = 1
         self._lock = threading.Lock()
 
-    def use(self) -> None:
+    def use(self) -> bool:
+        """Whether it is open, and stays so until `leave`."""
         with self._lock:
-            self._users += 1
+            if self._users:
+                self._users += 1
+            return self._users > 0
 
     def leave(self) -> None:
         with self._lock:

@@ -100,7 +100,7 @@ class LaneStore(Store):
         self._held: deque[tuple[str, bytes, int]] = deque()
         """Request id, batch and row of the decisions from `_oldest` on."""
         self._recent = RecentOutcomes(0)
-        self._torn = False
+        self._torn = self._sealed = False
         self._shipping = threading.Lock()
 
     @property
@@ -163,7 +163,13 @@ class LaneStore(Store):
         number = self._journal.append(REPORTS, self.version, rows, body)
         self._outbox.add(Entry(number, REPORTS, self.version, rows, body, len(body)))
 
+    def seal(self) -> None:
+        """Take no more rows: what is there by now is all of it."""
+        self._sealed = True
+
     def _check_room(self, rows: int) -> None:
+        if self._sealed:
+            raise WriteError(f"{self._name}: the lane was given back: send this anew")
         if self._torn:
             raise TornAppendError(f"{self._name}: an append was cut short: start anew")
         if self.displaced is not None:
@@ -300,4 +306,5 @@ class LaneStore(Store):
 
     def close(self, *, remove: bool = False) -> None:
         """Let go. remove: the files too, since the hub has everything."""
+        self.seal()
         self._journal.close(remove=remove)

@@ -19,7 +19,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from functools import lru_cache
 from typing import Any, TypeVar
 
@@ -51,10 +51,12 @@ except ImportError as missing:  # pragma: no cover - tests have it
     ) from missing
 
 T = TypeVar("T")
+ANSWER_SECONDS = 60.0
 SETTLE_SECONDS = 5.0
 """How long a writer waits to learn whether a COMMIT took place whose answer it did not get."""
 RETRY_SECONDS = 0.5
-"""Between two attempts to connect again; calls in between fail at once."""
+"""Between two attempts to connect again, at least, and twice as long as the last one took; calls in
+between fail at once."""
 _TORN = "an append whose answer was lost is in the log: start anew"
 _LOCK = 0x45515053  # "EQPS"
 _DEFAULTS = {
@@ -101,6 +103,30 @@ def numbered(sql: str) -> str:
     return first + "".join(f"${place}{part}" for place, part in enumerate(others, 1))
 
 
+class PatientConnection(psycopg.Connection[Row]):
+    """One that waits for a server that says nothing no longer than ANSWER_SECONDS, whoever may
+    still believe in the connection."""
+
+    def wait(self, gen: Any, *args: Any, **more: Any) -> Any:
+        return super().wait(self._heard(gen), *args, **more)
+
+    def _heard(self, gen: Generator[Any, Any, T]) -> Generator[Any, Any, T]:
+        silent_since = time.monotonic()
+        try:
+            wanted = next(gen)
+            while True:
+                ready = yield wanted
+                if ready:
+                    silent_since = time.monotonic()
+                elif time.monotonic() - silent_since > ANSWER_SECONDS:
+                    self.close()
+                    raise psycopg.OperationalError("the server does not answer")
+                wanted = gen.send(ready)
+        except StopIteration as end:
+            value: T = end.value
+            return value
+
+
 class PostgresConnection:
     """A connection that the shared statements understand."""
 
@@ -128,7 +154,7 @@ def connect(address: Address, read_only: bool, seconds: float = 2.0) -> Postgres
     name = f"store {address.shown}"
     try:
         given = psycopg.conninfo.conninfo_to_dict(address.url)
-        raw = psycopg.Connection[Row].connect(
+        raw = PatientConnection.connect(
             **{**_DEFAULTS, "connect_timeout": max(2, math.ceil(seconds)), **given},  # type: ignore[arg-type]
             autocommit=True,
             cursor_factory=psycopg.RawCursor,
@@ -386,7 +412,8 @@ class PostgresSession:
         except StoreError as error:
             self._connection.raw.close()
             self.trouble = error
-            self._next_try = time.monotonic() + RETRY_SECONDS
+            end = time.monotonic()
+            self._next_try = end + max(RETRY_SECONDS, 2.0 * (end - now))
             if isinstance(error, DisplacedStoreError):
                 raise
             # Whatever the reason, a server that starts, a full table of connections: later again.

@@ -184,7 +184,7 @@ class Fleet:
         closed = closed_version(self.newest.version, self.statuses())
         decisions = [each for each in self.shipped if each.kind == "decisions"]
         due = sorted(
-            (each for each in decisions if each.late or each.version <= closed),
+            (each for each in decisions if each.version <= closed),
             key=lambda each: (each.late, 0 if each.late else each.version, each.lane, each.place),
         )
         finished = {name for some in self.sequencer.decisions(iter(due)) for name in some}

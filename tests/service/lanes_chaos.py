@@ -109,16 +109,19 @@ class Member:
         self.process: Forked | None = None
         self.lines: list[str] = []
         self.codes: Counter[int] = Counter()
+        self._readers: list[threading.Thread] = []
 
     def start(self) -> None:
         if self.process is not None and self.process.poll() is None:
             return
         self.process = fork(["serve", *self._arguments, "--port", self.port])
         for stream in (self.process.stdout, self.process.stderr):
-            threading.Thread(target=self._read, args=(stream,), daemon=True).start()
+            reader = threading.Thread(target=self._read, args=(stream,), daemon=True)
+            reader.start()
+            self._readers.append(reader)
 
     def _read(self, stream: Any) -> None:
-        with contextlib.suppress(ValueError, OSError):
+        with stream:
             self.lines.extend(stream)
 
     def signal(self, number: int) -> None:
@@ -141,7 +144,10 @@ class Member:
         """Stop it in order; its exit code, None where it was gone."""
         assert self.process is not None
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(PATIENCE)
+        code = self.process.wait(PATIENCE)
+        for reader in self._readers:
+            reader.join(5)
+        return code
 
     def ask(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
         return ask(self.port, method, path, body)
@@ -213,6 +219,9 @@ class Client(threading.Thread):
         except Exception as error:
             self._promises.wrong.append(f"a client ended: {type(error).__name__}: {error}")
             raise
+        finally:
+            for connection in self._connections.values():
+                connection.close()
 
     def _one(self, name: str) -> None:
         words = self._random.randrange(100)
@@ -580,9 +589,12 @@ def compare(store: Store, promises: Promises) -> Findings:
     for segment in store.read():
         batch = segment.batch
         if isinstance(batch, DecisionBatch):
-            rows = adapter.records(batch)
-            held.update(name for name in batch.request_id or () if name)
-            positions = batch.positions.tolist()
+            rows, positions = adapter.records(batch), batch.positions.tolist()
+            for row, name in enumerate(batch.request_id or ()):
+                if name:
+                    held[name] += 1
+                    # Decided, and killed before it could answer: it is asked again elsewhere.
+                    requests.setdefault(name, set()).add(decision_id(positions[row]))
             for row, (told, at) in enumerate(zip(rows, positions, strict=True)):
                 name = decision_id(at)
                 if name in logged:
@@ -601,8 +613,15 @@ def compare(store: Store, promises: Promises) -> Findings:
         elif isinstance(batch, OutcomeBatch):
             for row, number in enumerate(batch.number.tolist()):
                 name = numbers[number]
-                parts[name, "reward"] += not np.isnan(batch.reward[row])
-                parts[name, "outputs"] += not np.isnan(batch.outputs[row]).all()
+                words = promises.words.get(name)
+                for part, value, sent in (
+                    ("reward", batch.reward[row], None if words is None else words / 100),
+                    ("outputs", batch.outputs[row, 0], words),
+                ):
+                    if not np.isnan(value):
+                        parts[name, part] += 1
+                        if sent is not None and value != sent:
+                            found.faults.append(f"{part} of {name} is {value}, {sent} was sent")
     for name, said in promises.decisions.items():
         requests.setdefault(said["request_id"], set()).add(name)
         told = logged.get(name)

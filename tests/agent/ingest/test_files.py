@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from equipoise.agent.config.ingest import as_number, as_seconds
 from equipoise.agent.errors import AgentError
-from equipoise.agent.ingest.files import Format, _json, format_of, rows
+from equipoise.agent.ingest.files import Format, _json, format_of, from_json, rows
+from equipoise.agent.ingest.joins import decoded
 
 ROWS = [{"id": f"r{i}", "text": 'é\n"[{]}' * (i % 7), "n": [i, {"a": [i]}]} for i in range(300)]
 
@@ -138,3 +141,86 @@ def test_suffixes() -> None:
     ]
     with pytest.raises(AgentError, match=r"^a.txt.zst: the suffix is not one of .jsonl,"):
         format_of("a.txt.zst")
+
+
+CUT = '{"id": "r%d", "prompt": "why \\ud83d", "\\uDE00": ["\\ud83d\\ude00", "\\\\ud83d"], "n": NaN}'
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
+def test_half_a_character_is_read_as_unknown_text(tmp_path: Path, name: str) -> None:
+    """As JSON.stringify writes a text that was cut by slice()."""
+    texts = [(CUT % at).replace(', "n": NaN', "") for at in range(3)]
+    lines = name == "a.jsonl"
+    path = tmp_path / name
+    path.write_text("\n".join(texts) if lines else f"[{','.join(texts)}]")
+    read_rows = [decoded(row) for _, row in rows(str(path), format_of(name))]
+    expected = {"prompt": "why \ufffd", "\ufffd": ["\U0001f600", "\\ud83d"]}
+    assert read_rows == [{"id": f"r{at}", **expected} for at in range(3)]
+    json.dumps(read_rows, ensure_ascii=False).encode()
+    # At the very end decoders say that the text is too short.
+    assert decoded(b'{"a":"\\uD83D"}') == {"a": "\ufffd"}
+    with pytest.raises(AgentError):
+        decoded(b'{"a":"\\ud83d"')
+    assert from_json((CUT % 1).encode())["n"] is None
+
+
+def test_parquet_of_times_that_python_has_no_type_for(tmp_path: Path) -> None:
+    """Durations of nanoseconds, the year 10000 and DuckDB's infinity, beside sound rows."""
+    path = tmp_path / "a.parquet"
+    microseconds = [1_780_000_000_000_000, 253_402_300_800_000_000, 2**63 - 1]
+    table = {
+        "at": pa.array(microseconds, pa.timestamp("us", "UTC")),
+        "took": pa.array([1_500_000_001, 2_000_000_000, 0], pa.duration("ns")),
+        "tag": pa.array([{"a": each} for each in microseconds]).cast(
+            pa.struct([("a", pa.timestamp("us"))])
+        ),
+    }
+    pq.write_table(pa.table(table), path)
+    found = read(path)
+    assert [at for at, _ in found] == [1, 2, 3]
+    assert as_seconds("at", found[0][1]["at"]) == 1_780_000_000.0
+    assert [as_number("took", row["took"]) for _, row in found] == [1.5, 2.0, 0.0]
+    assert found[1][1]["at"] == "253402300800000000 us since 1970"
+    for _, row in found[1:]:
+        with pytest.raises(AgentError, match="is not a time"):
+            as_seconds("at", row["at"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "marker"),
+    [
+        ("Delta", "_delta_log/00000000000000000000.json"),
+        ("Iceberg", "metadata/v1.metadata.json"),
+        ("Hudi", ".hoodie/hoodie.properties"),
+    ],
+)
+def test_a_file_of_a_table_with_a_list_is_refused(tmp_path: Path, kind: str, marker: str) -> None:
+    """Delta keeps the file of before an update or a delete beside the new one."""
+    path = tmp_path / "logs" / "model=large" / "data" / "part-0.parquet"
+    path.parent.mkdir(parents=True)
+    pq.write_table(pa.table({"thumb": [1.0]}), path)
+    assert read(path) == [(1, {"thumb": 1.0})]
+    listed = tmp_path / "logs" / marker
+    listed.parent.mkdir()
+    listed.write_text("{}")
+    with pytest.raises(AgentError, match=rf"part-0.parquet: it lies in a table of {kind} \(logs\)"):
+        read(path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "2026-11-28 13:21:36 UTC",
+        "2026-11-28 13:21:36.000000 UTC",
+        "2026-11-28 05:21:36.000 -0800",
+        "2026-11-28 14:21:36 +0100",
+        "2026-11-28 13:21:36 +0000 UTC",
+        "2026-11-28T13:21:36.000000000Z",
+        "2026-11-28 13:21:36 GMT",
+    ],
+)
+def test_times_with_a_zone_after_a_space(text: str) -> None:
+    """BigQuery, Snowflake, Ruby, Go and Rust."""
+    assert as_seconds("at", text) == 1_795_872_096.0
+    with pytest.raises(AgentError, match="is not a time"):
+        as_seconds("at", text.replace("13:", "25:").replace("05:", "25:").replace("14:", "25:"))

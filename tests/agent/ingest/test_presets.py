@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from otlp_bodies import span, traces
 
 from equipoise.agent.cli.ingest import FAMILIES as FAMILIES_OF_THE_COMMAND
 from equipoise.agent.config.ingest import PRESETS as NAMES
@@ -232,6 +233,28 @@ def test_a_page_of_an_api_is_its_rows() -> None:
     page = {"data": [recorded.observation(1), recorded.observation(2)], "meta": {"page": 1}}
     assert recognise([page]) is PRESETS["langfuse"]
     assert len(list(preset_rows(PRESETS["langfuse"], page))) == 2
+
+
+def test_what_was_drawn_at_once_is_a_unit() -> None:
+    """A variant is drawn once an episode: its inferences are no draws of their own."""
+    rows = [read("tensorzero", recorded.inference(number)) for number in (1, 2)]
+    assert rows[0]["unit_id"] == rows[1]["unit_id"] == recorded.inference()["episode_id"]
+    assert rows[0]["request_id"] != rows[1]["request_id"]
+
+
+def test_a_call_whose_span_failed_is_an_answer_where_one_began() -> None:
+    """Instrumentations call a stream that its user left an error."""
+    error, gone = {"error.type": "_OTHER"}, {"gen_ai.usage.output_tokens": None}
+    nothing = gone | {"gen_ai.response.model": None, "gen_ai.response.id": None}
+    said = [read("otlp", traces(span(1, error | more))) for more in (gone, nothing)]
+    assert [each["status"] for each in said] == [ANSWERED, FAILED]
+
+
+def test_no_preset_takes_weights_for_probabilities() -> None:
+    """Only a decision service logs the probability with which it drew."""
+    claims = {name for name, preset in PRESETS.items() if "propensity" in preset.fields}
+    assert claims == {"dsjson"}
+    assert all("OBS" in preset.about for preset in PRESETS.values())
 
 
 def test_the_first_path_that_says_something_is_taken() -> None:

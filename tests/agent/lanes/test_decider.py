@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -9,12 +10,14 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from lane_hubs import KEY, Clock, Hubs, config_of, keeper, request
+from lane_hubs import KEY, QUICK, Clock, Hubs, config_of, keeper, request
 
 from equipoise.agent.agent import Agent
 from equipoise.agent.decisions.uniforms import Uniforms
 from equipoise.agent.errors import AgentError
+from equipoise.agent.lanes import decider
 from equipoise.store.batches import Closure
+from equipoise.store.errors import StoreError
 from equipoise.store.lanes import HubError, Lease, Report, Tickets, lane_store
 from equipoise.store.lanes.memory import MemoryHub
 from equipoise.store.records import LANE_BITS, Outcome, decision_position
@@ -109,8 +112,11 @@ def test_a_publication_is_adopted_with_its_rule_and_tickets(tmp_path: Path) -> N
     until(lambda: lane.publication.version == version + 1)
     lane.records.decide_one(request("t0"))
     assert lane.records.closure(21) is Closure.PAUSED
-    until(lambda: hubs.hub.lanes()[0].adopted == version + 1)
-    assert [p.version for p in hubs.hub.decisions(99)] == [2, version, version + 1]
+    until(lambda: hubs.hub.lanes()[0].adopted == version + 1 and not lane.store.waiting)
+    versions = [p.version for p in hubs.hub.decisions(99)]
+    assert list(dict.fromkeys(versions)) == [2, version, version + 1]
+    rows = [sum(p.rows for p in hubs.hub.decisions(99) if p.version == v) for v in set(versions)]
+    assert sorted(rows) == [1, 1, 20]
     assert first.rule_id == hubs.agent.rule.rule_id
     kept.close(10.0)
 
@@ -178,12 +184,13 @@ def killed(hubs: Hubs, folder: Path, decisions: int) -> int:
     kept = keeper(hubs, folder)
     publishing(hubs, kept)
     lane = kept.lane
-    with kept_still(kept):
-        kept._stopping.set()  # it ends without having shipped
-        for at in range(decisions):
-            lane.records.decide_one(request(f"k{at}"))
-        lane.records.observe([Outcome(decision_id=f"d{lane.lease.lane}-0", reward=1.0)])
-        kept._until = 0.0
+    still = threading.Event()
+    kept._turn = still.set  # it ships no more
+    assert still.wait(10.0)
+    for at in range(decisions):
+        lane.records.decide_one(request(f"k{at}"))
+    lane.records.observe([Outcome(decision_id=f"d{lane.lease.lane}-0", reward=1.0)])
+    kept._stopping.set()
     kept._thread.join(10.0)
     return lane.lease.lane
 
@@ -293,8 +300,7 @@ def test_a_hub_that_is_away_stops_nothing_until_the_lease_runs_out(tmp_path: Pat
     publishing(hubs, kept)
     lane = kept.lane
     away = True
-    until(lambda: kept.trouble is not None)
-    assert kept.trouble == "nobody is there"
+    until(lambda: kept.trouble == "nobody is there")
     made = [lane.records.decide_one(request(f"r{at}")) for at in range(10)]
     assert kept.decides
     lane.until = time.monotonic()
@@ -341,3 +347,69 @@ def test_a_lane_remembers_and_closes_a_bounded_number_of_decisions(
     kinds = {p.kind: p.rows for p in hubs.hub.outcomes(9)}
     assert kinds == {"outcomes": 1, "reports": 1}
     assert hubs.shipped(1) == list(range(12_000))
+
+
+def test_what_comes_while_a_decider_ends_is_refused_and_never_lost(tmp_path: Path) -> None:
+    """Between the last shipment and the end of its files nothing may be answered as taken."""
+    hubs = Hubs()
+    kept = keeper(hubs, tmp_path)
+    publishing(hubs, kept)
+    lane = kept.lane
+    left: list[str] = []
+    leave = hubs.hub.leave
+
+    def leaving(*arguments: object) -> None:
+        with pytest.raises(StoreError):
+            lane.records.decide_one(request("late"))
+        with pytest.raises(StoreError):
+            lane.records.observe([Outcome(request_id="elsewhere", reward=1.0)])
+        left.append("refused")
+        leave(*arguments)
+
+    hubs.hub.leave = leaving
+    lane.records.decide_one(request("r0"))
+    assert kept.close(10.0)
+    assert left == ["refused"]
+    assert hubs.shipped(1) == [0]
+    assert hubs.hub.outcomes(9) == []
+
+
+def test_lanes_are_not_leased_one_after_another_where_files_cannot_be_written(
+    tmp_path: Path,
+) -> None:
+    hubs = Hubs()
+    kept = keeper(hubs, tmp_path / "no")
+    (tmp_path / "no").write_text("a file and no folder")
+    kept._folder = tmp_path / "no"
+    kept._thread.start()
+    until(lambda: kept.trouble is not None and kept._failures >= 2)
+    assert kept._failures < 5
+    assert len(hubs.hub._lanes) == kept._failures
+    kept.close(5.0)
+    assert all(each.whole for each in hubs.hub.lanes())
+
+
+def test_a_lane_that_no_publication_names_has_no_tickets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decider, "TICKET_SECONDS", 0.05)
+    hubs = Hubs()
+    kept = keeper(hubs, tmp_path)
+    kept.start()
+    assert kept.wait(10.0)
+    made = [kept.lane.records.decide_one(request(f"r{at}")) for at in range(30)]
+    assert not any(each.randomized for each in made)
+    assert {kept.lane.records.closure(at) for at in range(30)} == {Closure.SLICE}
+    kept.close(10.0)
+
+
+def test_a_renewed_lease_ends_before_the_hubs_does(tmp_path: Path) -> None:
+    hubs = Hubs()
+    kept = keeper(hubs, tmp_path)
+    publishing(hubs, kept)
+    lane = kept.lane
+    first = lane.until
+    lane.records.decide_one(request("r0"))
+    until(lambda: lane.store.waiting == 0 and lane.until > first)
+    assert lane.until <= time.monotonic() + 0.9 * QUICK.lease_seconds
+    kept.close(10.0)

@@ -189,8 +189,8 @@ def test_what_a_lost_lane_ships_is_logged_and_in_no_sum() -> None:
     assert found.left_out == {"late": 40}
 
 
-def test_what_came_in_time_enters_after_what_its_lane_shipped_late() -> None:
-    """A version that a third lane holds back is numbered after the late rows of a lost one."""
+def test_what_a_lane_shipped_late_enters_behind_what_came_in_time() -> None:
+    """A version that a third lane holds back is numbered before the late rows of a lost one."""
     settings = config()
     fleet, traffic = Fleet(settings, KEY, 3), Traffic(np.random.default_rng(0))
     first, second, third = fleet.lanes
@@ -207,8 +207,7 @@ def test_what_came_in_time_enters_after_what_its_lane_shipped_late() -> None:
     third.decide(traffic.requests(5))
     fleet.ship(first)
     fleet.sequence()
-    assert fleet.main.store.lane_ends() == {2: 30}
-    assert fleet.main.store.decisions == 10
+    assert fleet.main.store.decisions == 0
     fleet.publish()
     fleet.adopt()
     fleet.ship(first, third)
@@ -216,7 +215,7 @@ def test_what_came_in_time_enters_after_what_its_lane_shipped_late() -> None:
     log = np.concatenate([batch.positions for batch in decisions_of(fleet)]) & (2**40 - 1)
     closed_by = np.concatenate([batch.closed_by for batch in decisions_of(fleet)])
     assert sorted(log.tolist()) == sorted([*range(30), *range(5)])
-    assert np.count_nonzero(closed_by == Closure.LATE) == 10
+    assert closed_by.tolist() == [int(Closure.OPEN)] * 25 + [int(Closure.LATE)] * 10
     assert len(early) + len(in_time) + len(late) == 30
     assert audit(fleet.main.store, settings, KEY).faults == []
 
@@ -446,3 +445,32 @@ def test_a_choice_of_late_rows_by_what_they_drew_is_an_alarm() -> None:
         statuses.append(checks["assignment"])
         assert fleet.sequencer.done.late > 100
     assert statuses == ["ok", "alarm"]
+
+
+def test_what_comes_late_of_the_next_era_does_not_end_this_one() -> None:
+    """A lane that lags holds rows of this era, which enter first."""
+    settings = config()
+    fleet, traffic = Fleet(settings, KEY, 2), Traffic(np.random.default_rng(0))
+    first, second = fleet.lanes
+    fleet.main.controls.open_era("for a test", 1.0)
+    fleet.publish()
+    fleet.adopt(first)
+    lost = first.decide(traffic.requests(10))
+    fleet.lose(first)
+    lagging = second.decide(traffic.requests(40))
+    second.observe(traffic.outcomes(lagging))
+    fleet.now = 3.0
+    fleet.ship()
+    fleet.sequence()
+    assert fleet.main.store.decisions == 0
+    fleet.adopt(second)
+    fleet.ship()
+    fleet.publish()
+    fleet.sequence()
+    assert fleet.main.answers.view().certified.overall.rows == 40
+    fleet.adopt(second)
+    fleet.ship()
+    fleet.sequence()
+    positions = np.concatenate([batch.positions for batch in decisions_of(fleet)])
+    assert positions.tolist() == [*lagging.positions.tolist(), *lost.positions.tolist()]
+    assert audit(fleet.main.store, settings, KEY).faults == []

@@ -108,6 +108,28 @@ def test_every_format_gives_what_pandas_counts(
     assert not reader.lost
 
 
+def test_what_other_languages_and_tools_write(tmp_path: Path) -> None:
+    """Prompts that JavaScript cut inside a character, files of pzstd, durations of data frames."""
+    lines = [
+        json.dumps({"model": "ab"[at % 2], "thumb": at % 3 > 0, "prompt": f"why{at} \ud83d"})
+        for at in range(200)
+    ]
+    cut, packed, timed = tmp_path / "cut.jsonl", tmp_path / "p.jsonl.zst", tmp_path / "t.parquet"
+    cut.write_text("\n".join(lines))
+    frames = [pa.compress("\n".join(lines).encode(), codec="zstd", asbytes=True)]
+    packed.write_bytes(b"\x50\x2a\x4d\x18\x04\0\0\0\x71\x11\0\0" + frames[0])
+    took = pa.array([1_500_000_001 + at for at in range(200)], pa.duration("ns"))
+    pq.write_table(pa.table({"model": ["a", "b"] * 100, "latency": took}), timed)
+    for path in (cut, packed):
+        reader, blocks = read(path)
+        assert sum(block.rows for block in blocks) == 200
+        assert not reader.lost
+        assert number(blocks, "reward").sum() == 133
+    reader, blocks = read(timed)
+    assert reader.chosen.roles["seconds"] == "latency"
+    assert set(number(blocks, "seconds")) == {1.5}
+
+
 def test_lines_that_do_not_fit_the_struct_are_read_without_it(tmp_path: Path) -> None:
     values = [
         {"model": name, "score": 0.5, "usage": {"cost": number / 8}}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -67,6 +68,22 @@ def make(where: Where, key: Path | None = None) -> None:
         chat.refresh()
 
 
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("made") / "chat.db"
+    make(path)
+    return path
+
+
+@pytest.fixture
+def first(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of a store in the working folder."""
+    monkeypatch.chdir(tmp_path)
+    for end in ("", ".key"):
+        shutil.copy(f"{template}{end}", f"first.db{end}")
+    return "first.db"
+
+
 def content(where: Where) -> list[Any]:
     with open_store(where, read_only=True) as store:
         tables: dict[str, list[Any]] = {}
@@ -86,11 +103,9 @@ def check_audit(where: Where, key: Path | None = None) -> dict[str, Any]:
 
 
 def test_there_and_back_it_stays_the_same_and_goes_on_alike(
-    tmp_path: Path, postgres_url: str, monkeypatch: Any
+    tmp_path: Path, postgres_url: str, first: str
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    places: list[Where] = ["first.db", postgres_url, "second.db", "third.db"]
-    make(places[0])
+    places: list[Where] = [first, postgres_url, "second.db", "third.db"]
     before = content(places[0])
     for source, target in pairwise(places):
         facts = migrate(source, target)
@@ -137,11 +152,14 @@ def test_from_one_schema_to_another_with_keys_elsewhere(
 @pytest.mark.parametrize("to_postgres", [True, False])
 @pytest.mark.parametrize("moment", ["fill", "check_copy", "write_key"])
 def test_what_is_interrupted_has_not_happened(
-    tmp_path: Path, postgres_url: str, monkeypatch: Any, to_postgres: bool, moment: str
+    tmp_path: Path,
+    postgres_url: str,
+    first: str,
+    monkeypatch: Any,
+    to_postgres: bool,
+    moment: str,
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    source, target = "first.db", postgres_url if to_postgres else "second.db"
-    make(source)
+    source, target = first, postgres_url if to_postgres else "second.db"
     before = content(source)
 
     def fails(*given: Any, **more: Any) -> Any:
@@ -164,10 +182,8 @@ def test_what_is_interrupted_has_not_happened(
 
 
 def test_a_row_that_changes_on_its_way_is_noticed(
-    tmp_path: Path, postgres_url: str, monkeypatch: Any
+    first: str, postgres_url: str, monkeypatch: Any
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    make("first.db")
     real = copying.pieces
 
     def forged(connection: Any, until: int) -> Any:
@@ -182,15 +198,13 @@ def test_a_row_that_changes_on_its_way_is_noticed(
     monkeypatch.setattr(copying, "pieces", forged)
     for target in (postgres_url, "second.db"):
         with pytest.raises(CorruptStoreError, match="another digest"):
-            migrate("first.db", target)
+            migrate(first, target)
         assert not exists(target)
 
 
 def test_a_target_that_holds_anything_is_refused_and_left_alone(
-    tmp_path: Path, new_postgres_url: Callable[[], str], monkeypatch: Any
+    first: str, new_postgres_url: Callable[[], str], monkeypatch: Any
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    make("first.db")
     url = new_postgres_url()
     address = parse_address(url)
     with psycopg.connect(address.url, autocommit=True) as other:
@@ -210,6 +224,12 @@ def test_a_target_that_holds_anything_is_refused_and_left_alone(
         with pytest.raises((StoreError, AgentError), match=error):
             migrate("first.db", target)
     assert not exists("third.db")
+    # Whoever makes something there after the first look is not overrun either.
+    monkeypatch.setattr("equipoise.agent.maintenance.migrate.check_target", lambda target: None)
+    for target in (url, "second.db"):
+        with pytest.raises(StoreError, match=r"holds invoices|second\.db exists"):
+            migrate(first, target)
+    assert Path("second.db").read_bytes() == b""
     with pytest.raises(StoreError, match="does not exist"):
         migrate("absent.db", "sixth.db")
     assert not exists("absent.db")
@@ -222,23 +242,21 @@ def test_while_somebody_writes_nothing_moves(tmp_path: Path, postgres_url: str) 
     assert not exists(postgres_url)
 
 
-def test_an_empty_schema_may_be_the_target(tmp_path: Path, postgres_url: str) -> None:
+def test_an_empty_schema_may_be_the_target(first: str, postgres_url: str) -> None:
     address = parse_address(postgres_url)
     with psycopg.connect(address.url, autocommit=True) as other:
         other.execute(f"CREATE SCHEMA {address.schema}")
-    path, key = tmp_path / "first.db", tmp_path / "key"
-    make(path)
-    assert migrate(path, postgres_url, to_key=key)["deciders"] is False
-    assert content(path) == content(postgres_url)
+    assert migrate(first, postgres_url, to_key="key")["deciders"] is False
+    assert content(first) == content(postgres_url)
 
 
 @pytest.mark.parametrize("to_postgres", [True, False])
 def test_what_deciders_agreed_on_comes_along(
-    tmp_path: Path, postgres_url: str, monkeypatch: Any, to_postgres: bool
+    first: str, postgres_url: str, to_postgres: bool
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    source, target = ("first.db", postgres_url) if to_postgres else (postgres_url, "first.db")
-    make(source)
+    source, target = (first, postgres_url) if to_postgres else (postgres_url, "second.db")
+    if not to_postgres:
+        migrate(first, source)
     with open_hub(source) as hub:
         term = hub.elect("authority", 30.0)
         assert term is not None
@@ -258,12 +276,8 @@ def test_what_deciders_agreed_on_comes_along(
     assert is_url(target) or beside(target, ".lanes").exists()
 
 
-def test_a_log_that_begins_later_begins_there_again(
-    tmp_path: Path, postgres_url: str, monkeypatch: Any
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    make("first.db")
-    with SqliteStore("first.db") as store:
+def test_a_log_that_begins_later_begins_there_again(first: str, postgres_url: str) -> None:
+    with SqliteStore(first) as store:
         store.truncation.trim(2e9, 2e9, None)
         assert store.truncation.begins == 20
     migrate("first.db", postgres_url)

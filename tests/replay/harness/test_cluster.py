@@ -26,7 +26,9 @@ from equipoise.agent.errors import AgentError
 from equipoise.replay import replay
 from equipoise.replay.benchmarks import load
 from equipoise.replay.harness import cluster as clusters
-from equipoise.replay.harness.cluster import Ended, Source, arithmetic_digest, connected, results
+from equipoise.replay.harness import cluster_clients as clients
+from equipoise.replay.harness.cluster import Source, arithmetic_digest, results
+from equipoise.replay.harness.cluster_clients import Ended, connected
 from equipoise.replay.harness.stream import StreamSettings
 from equipoise.replay.harness.sweep import cells, run_sweep
 
@@ -158,7 +160,7 @@ def test_an_address_without_a_scheduler_is_one_line(tmp_path: Path) -> None:
 
 
 def test_who_answers_and_is_no_scheduler_is_not_waited_for(monkeypatch) -> None:
-    monkeypatch.setattr(clusters, "CONNECT_SECONDS", 0.2)
+    monkeypatch.setattr(clients, "CONNECT_SECONDS", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"127.0.0.1:{silent.getsockname()[1]}"
         with pytest.raises(AgentError, match=f"answers at {address}"), connected(address):

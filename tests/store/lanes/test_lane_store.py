@@ -296,5 +296,31 @@ def test_power_puts_rows_on_the_disk_before_they_are_cut(
         monkeypatch.setattr(os, "fdatasync", noting)
         store.begin_sync()()
         assert len(synced) == 1
+        store.append(decisions(1))
+        synced.clear()
         store.parcels(Spent)
+        # First the entries, then what parcels hold: the hub has nothing that this disk may lose.
         assert len(set(synced)) == 2
+        assert synced[-1] == store._journal._marks
+
+
+def test_a_sealed_lane_takes_no_more_and_ships_what_it_has(tmp_path: Path) -> None:
+    store = LaneStore(tmp_path, FACTS)
+    store.append(decisions(0))
+    store.seal()
+    for refused in (lambda: store.append(decisions(1)), lambda: store.report(1, b"[{}]")):
+        with pytest.raises(WriteError, match="the lane was given back"):
+            refused()
+    assert numbers_of(shipped(store)[0]) == [0]
+    store.close(remove=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_decisions_of_two_publications_never_share_a_parcel(tmp_path: Path) -> None:
+    with LaneStore(tmp_path, FACTS) as store:
+        for at in range(6):
+            store.version = 1 + at // 2
+            store.append(decisions(at))
+        parcels, adopted = shipped(store)
+    assert [(p.version, p.first, p.rows) for p in parcels] == [(1, 0, 2), (2, 2, 2), (3, 4, 2)]
+    assert adopted == 3

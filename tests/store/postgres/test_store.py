@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -250,6 +252,25 @@ def test_while_nobody_can_say_what_became_of_an_append_the_store_neither_writes_
         assert again.next_seq == 3
 
 
+def test_a_server_that_hangs_is_not_waited_for_without_end(
+    postgres_url: str, author: Any, monkeypatch: Any
+) -> None:
+    with PostgresStore(postgres_url) as store:
+        store.append(author.decisions(1))
+        pid = store._session._connection.raw.info.backend_pid
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            with monkeypatch.context() as hasty:
+                hasty.setattr(connection, "ANSWER_SECONDS", 0.3)
+                with pytest.raises(LostConnectionError):
+                    store.append(author.outcomes(3))
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        store._session._next_try = 0.0
+        assert store.append(author.outcomes(4)) == 1
+        assert store.next_seq == 5
+
+
 def test_a_writer_that_another_one_followed_may_not_go_on(postgres_url: str, author: Any) -> None:
     store = PostgresStore(postgres_url)
     store.append(author.decisions(1))
@@ -261,6 +282,8 @@ def test_a_writer_that_another_one_followed_may_not_go_on(postgres_url: str, aut
         author.written -= 1
         other.append(author.observations(1))
     store._session._next_try = 0.0
+    with pytest.raises(DisplacedStoreError, match="another writer took over"):
+        store.probe()
     with pytest.raises(DisplacedStoreError, match="another writer took over"):
         store.append(author.decisions(1))
     assert store.check_files() is store.displaced is not None
