@@ -499,3 +499,21 @@ def test_what_comes_late_of_the_next_era_does_not_end_this_one() -> None:
     positions = np.concatenate([batch.positions for batch in decisions_of(fleet)])
     assert positions.tolist() == [*lagging.positions.tolist(), *lost.positions.tolist()]
     assert audit(fleet.main.store, settings, KEY).faults == []
+
+
+def test_replays_that_came_after_the_rule_are_unknown_to_what_it_decided() -> None:
+    """For all that the numbers of its decisions are given later: what came since might depend on
+    how the requests ended."""
+    fleet, traffic = Fleet(config(), KEY, 1), Traffic(np.random.default_rng(0))
+    requests = traffic.requests(20)
+    fleet.lanes[0].decide(requests)
+    fleet.main.simulate(traffic.simulations())
+    fleet.turn(refresh=False)
+    fleet.turn(refresh=False)
+    main = fleet.main
+    rule = main.state.rules.rule(decisions_of(fleet)[0].rule_id)
+    lookup = main.light.simulated.lookup_all
+    assert not lookup(requests.context, np.arange(20), rule.known_before)[1].any()
+    main.refresh(5.0, review=False)
+    later = np.arange(20, 40)
+    assert lookup(requests.context, later, main.state.rule.known_before)[1].all()
