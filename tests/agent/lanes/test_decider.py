@@ -242,6 +242,17 @@ def test_another_configuration_begins_a_new_lane_and_gives_the_old_one_back(
     first.records.decide_one(request("r0"))
     hubs.config = config_of(policy={"assignment": "uniform", "rate": 0.25})
     hubs.agent = Agent(hubs.config, hubs.agent.store, KEY, at=hubs.clock())
+    leave, refused = hubs.hub.leave, []
+
+    def leaving(*arguments: object) -> None:
+        # What the old lane answered after its last shipment would go with its files.
+        try:
+            first.records.decide_one(request("late"))
+        except StoreError:
+            refused.append(first.lease.lane)
+        leave(*arguments)
+
+    hubs.hub.leave = leaving
     hubs.publish()
     until(lambda: len(hubs.hub.lanes()) == 2)
     hubs.publish()
@@ -249,6 +260,7 @@ def test_another_configuration_begins_a_new_lane_and_gives_the_old_one_back(
     made = kept.lane.records.decide_one(request("r1"))
     assert (made.decision_id, made.rate) == ("d2-0", 0.25)
     until(lambda: [each.whole for each in hubs.hub.lanes()] == [True, False])
+    assert refused == [1]
     # The decision of the lane before is somebody else's now.
     assert kept.lane.records.observe([Outcome(decision_id="d1-0", reward=1.0)]).rows == 1
     kept.close(10.0)

@@ -24,10 +24,14 @@ from equipoise.store.lanes.opening import open_hub
 for line in sys.stdin:
     try:
         result = repr(eval(line))
-    except HubError as error:
+    except Exception as error:
         result = type(error).__name__
+        print(result, error, file=sys.stderr, flush=True)
     print(result, flush=True)
 """
+
+PATIENCE = 60.0
+"""Seconds, on a machine with other work to do."""
 
 
 class Child:
@@ -72,7 +76,7 @@ class Place:
         if self.where is None:
             self._opened = self._opened or [MemoryHub()]
         else:
-            self._opened.append(open_hub(self.where))
+            self._opened.append(open_hub(self.where, seconds=PATIENCE))
         return self._opened[-1]
 
     def close(self) -> None:

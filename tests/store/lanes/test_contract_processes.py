@@ -19,7 +19,7 @@ SHIP = (
 
 def opened(children: list[Any], place: Any) -> None:
     for child in children:
-        child.send(f"(hub := open_hub({place.where!r})) and os.getpid()")
+        child.send(f"(hub := open_hub({place.where!r}, seconds=60.0)) and os.getpid()")
     assert [int(child.answer()) for child in children] == [each.process.pid for each in children]
 
 
