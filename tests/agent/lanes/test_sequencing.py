@@ -15,6 +15,7 @@ from equipoise.agent.agent import Agent
 from equipoise.agent.config import PolicyConfig
 from equipoise.agent.maintenance.audit import audit
 from equipoise.store.batches import Closure, DecisionBatch, RequestBatch
+from equipoise.store.lanes import Tickets
 from equipoise.store.memory import MemoryStore
 
 
@@ -187,6 +188,30 @@ def test_what_a_lost_lane_ships_is_logged_and_in_no_sum() -> None:
     found = audit(fleet.main.store, settings, KEY)
     assert found.faults == []
     assert found.left_out == {"late": 40}
+
+
+def test_what_comes_late_and_was_out_of_tickets_is_in_no_sum_either() -> None:
+    settings = config()
+    fleet, traffic = Fleet(settings, KEY, 2), Traffic(np.random.default_rng(0))
+    first, second = fleet.lanes
+    second.agent.limit(Tickets(draws=0))
+    sliced = second.decide(traffic.requests(40))
+    assert set(sliced.closed_by.tolist()) == {int(Closure.SLICE)}
+    first.decide(traffic.requests(40))
+    fleet.ship(first)
+    fleet.lose(second)
+    fleet.turn()
+    fleet.main.refresh(30.0, review=False)
+    fleet.turn()
+    first.decide(traffic.requests(30))
+    fleet.ship()
+    fleet.turn()
+    fleet.turn()
+    assert fleet.main.store.decisions == 110
+    found = audit(fleet.main.store, settings, KEY)
+    assert found.faults == []
+    assert found.left_out == {"late": 40}
+    assert found.closed_by == {}
 
 
 def test_what_a_lane_shipped_late_enters_behind_what_came_in_time() -> None:
