@@ -12,7 +12,7 @@ from raw_scores import Log, raw_sums
 from traffic import KEY, Traffic, config
 
 from equipoise.agent.agent import Agent
-from equipoise.agent.config import PolicyConfig
+from equipoise.agent.config import PolicyConfig, RewardConfig
 from equipoise.agent.maintenance.audit import audit
 from equipoise.store.batches import Closure, DecisionBatch, RequestBatch
 from equipoise.store.lanes import Tickets
@@ -245,6 +245,33 @@ def test_what_a_lane_shipped_late_enters_behind_what_came_in_time() -> None:
     assert audit(fleet.main.store, settings, KEY).faults == []
 
 
+def test_what_is_left_out_holds_nothing_back() -> None:
+    """Its outcome may never come: who asked twice rates once, and those of a lost lane are gone."""
+    settings = config(reward=RewardConfig(low=0.0, high=1.0))
+    fleet, traffic = Fleet(settings, KEY, 2), Traffic(np.random.default_rng(0))
+    first, second = fleet.lanes
+    requests = named(traffic.requests(10), 0)
+    fleet.now = 2.0
+    first.observe(traffic.outcomes(first.decide(requests)))
+    fleet.turn()
+    fleet.turn()
+    second.decide(take(requests, np.arange(3)))
+    fleet.turn()
+    second.decide(named(traffic.requests(4), 20))
+    fleet.lose(second)
+    fleet.turn()
+    fleet.turn()
+    first.observe(traffic.outcomes(first.decide(named(traffic.requests(10), 40))))
+    fleet.turn()
+    fleet.turn()
+    assert audit(fleet.main.store, settings, KEY).left_out == {"late": 4, "repeated": 3}
+    view = fleet.main.answers.view()
+    assert (view.watermark, fleet.main.store.decisions) == (27, 27)
+    assert view.certified.overall.rows == 20
+    behind = fleet.main.light.pending.behind(view.watermark)
+    assert (behind.waiting, behind.held) == (0, 0)
+
+
 def test_what_comes_late_of_an_era_that_has_ended_leaves_the_new_one_alone() -> None:
     settings = config()
     fleet, traffic = Fleet(settings, KEY, 2), Traffic(np.random.default_rng(0))
@@ -404,6 +431,7 @@ def test_an_outcome_may_come_to_any_lane_before_its_decision() -> None:
     store = fleet.main.store
     assert [float(part.reward[0]) for part in store.outcome_parts(1)] == [1.0]
     assert [float(part.reward[0]) for part in store.outcome_parts(2)] == [0.5]
+    assert fleet.sequencer.done.duplicates == 0
     assert len(fleet.shipped) == 1
     second.report(
         reported({"decision_id": "d1-1", "reward": 0.0}, {"decision_id": "d1-1", "reward": 1.0})
