@@ -376,12 +376,13 @@ class RecordAdapter:
     def _numbers(self, outcomes: Sequence[Outcome]) -> Ints:
         by_request = [outcome.request_id for outcome in outcomes if outcome.request_id]
         decided = self.agent.store.find_requests(by_request) if by_request else {}
+        named_here = self.numbers([each.decision_id for each in outcomes if each.decision_id])
         numbers = []
         for outcome in outcomes:
             name, request = outcome.decision_id, outcome.request_id
             if name is None and request is None:
                 raise AgentError("an outcome needs a decision_id or a request_id")
-            named = None if name is None else self.number(name)
+            named = None if name is None else named_here.get(name)
             if name is not None and named is None:
                 raise self._missing(name)
             if request is not None and request not in decided:
@@ -405,6 +406,22 @@ class RecordAdapter:
         if lane:
             return position - (lane << LANE_BITS) if position >> LANE_BITS == lane else None
         return self.agent.store.find_draws((position,)).get(position)
+
+    def numbers(self, names: Sequence[str]) -> dict[str, int]:
+        """As `number`, of many ids with one look-up; those of which it is None are left out."""
+        if self.agent.lane or len(names) < 2:
+            found = {name: self.number(name) for name in names}
+            return {name: number for name, number in found.items() if number is not None}
+        positions = {name: decision_position(name) for name in names}
+        of_lanes = [each for each in positions.values() if each is not None and each >> LANE_BITS]
+        drawn = self.agent.store.find_draws(of_lanes) if of_lanes else {}
+        numbers = {}
+        for name, position in positions.items():
+            if position is not None:
+                number = drawn.get(position) if position >> LANE_BITS else position
+                if number is not None:
+                    numbers[name] = number
+        return numbers
 
     def _missing(self, name: str) -> AgentError:
         position = decision_position(name)

@@ -13,6 +13,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -166,30 +167,44 @@ def _create(folder: Path) -> PostgresServer:
     return server
 
 
+_WATCH = """
+import contextlib, fcntl, os, shutil, signal, sys, time
+users, folder, note = sys.argv[1:]
+with open(users) as file:
+    fcntl.flock(file, fcntl.LOCK_EX)  # whoever used it is gone, killed or not
+    with contextlib.suppress(OSError, ValueError):
+        at = os.path.join(folder, "data", "postmaster.pid")
+        with open(at) as line:
+            os.kill(int(line.readline()), signal.SIGQUIT)
+        while os.path.exists(at):
+            time.sleep(0.02)
+    with contextlib.suppress(OSError):
+        os.unlink(note)
+    shutil.rmtree(folder, ignore_errors=True)
+"""
+
+
+def _watch(server: PostgresServer, users: Path, note: Path) -> None:
+    """Have the server end when nobody holds the lock of its users any more, however they ended."""
+    order = [sys.executable, "-c", _WATCH, str(users), str(server.folder), str(note)]
+    os.posix_spawn(sys.executable, order, dict(os.environ), setsid=True)
+
+
 @contextlib.contextmanager
 def _shared(place: Path) -> Iterator[PostgresServer]:
-    """The server of this run: whoever comes first starts it, whoever goes last ends it."""
+    """The server of this run: whoever comes first starts it, and it ends with whoever goes last."""
     place.mkdir(parents=True, exist_ok=True)
-    note, users = place / "postgres.folder", (place / "postgres.users").open("a")
-    with (place / "postgres.lock").open("a") as lock, users:
+    note, names = place / "postgres.folder", place / "postgres.users"
+    with (place / "postgres.lock").open("a") as lock, names.open("a") as users:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        fcntl.flock(users, fcntl.LOCK_SH)
         if not note.exists():
             server = _create(_folder())
+            _watch(server, names, note)
             server.start()
             note.write_text(str(server.folder))
-        fcntl.flock(users, fcntl.LOCK_SH)
         fcntl.flock(lock, fcntl.LOCK_UN)
-        server = PostgresServer(Path(note.read_text()))
-        try:
-            yield server
-        finally:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            fcntl.flock(users, fcntl.LOCK_UN)
-            with contextlib.suppress(BlockingIOError):
-                fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                note.unlink()
-                server.stop()
-                shutil.rmtree(server.folder, ignore_errors=True)
+        yield PostgresServer(Path(note.read_text()))
 
 
 def _require() -> None:
@@ -231,14 +246,8 @@ def new_postgres_url(postgres_database: tuple[PostgresServer, str]) -> Any:
 @contextlib.contextmanager
 def own_server() -> Iterator[PostgresServer]:
     """A new server, running, until the end of the block."""
-    folder = _folder()
-    server = _create(folder)
-    try:
-        server.start()
+    with tempfile.TemporaryDirectory() as place, _shared(Path(place)) as server:
         yield server
-    finally:
-        server.stop()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture

@@ -34,7 +34,7 @@ T = TypeVar("T")
 TURN_SECONDS = 0.1
 MOST_VERSIONS = 10_000
 """Publications that are kept for lanes that were lost; what is shipped later still enters."""
-OUTCOMES_AT_ONCE = 256
+OUTCOMES_AT_ONCE = 64
 """Parcels of outcomes of one turn of theirs."""
 _KEEP_SHARE = 1 / 3
 """Of a term that may pass before it is renewed."""

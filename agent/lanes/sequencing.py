@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Protocol, TypeAlias
 
 import msgspec
@@ -126,6 +127,7 @@ class Sequencer:
         self.versions: dict[int, Publication] = {}
         self.closed = 0
         self.done = Sequenced()
+        self._ends: dict[int, int] | None = None
 
     def decisions(self, parcels: Iterator[Parcel]) -> Iterator[list[tuple[int, int]]]:
         """Let the decisions of parcels enter, which come in the order of `Hub.decisions`; yields
@@ -155,7 +157,10 @@ class Sequencer:
 
     def _fresh(self, portion: Sequence[Parcel]) -> Iterator[tuple[Parcel, DecisionBatch]]:
         """The decisions of each parcel that the log does not hold yet, with times that can be."""
-        ends = self._agent.store.lane_ends()
+        if self._ends is None:
+            # Asked once: a log has many lanes after a while, and nobody else writes to it.
+            self._ends = self._agent.store.lane_ends()
+        ends = self._ends
         for parcel in portion:
             batch = _batch(parcel)
             assert isinstance(batch, DecisionBatch)
@@ -230,9 +235,16 @@ class Sequencer:
         batch, agent = joined([batch for _, batch in together]), self._agent
         first = agent.store.decisions
         numbered = replace(batch, number=np.arange(first, first + len(batch)))
-        agent.take_shipped(numbered, self.versions.get(together[0][0].version))
+        try:
+            agent.take_shipped(numbered, self.versions.get(together[0][0].version))
+        except BaseException:
+            self._ends = None
+            raise
         self.done.decisions += len(batch)
+        ends = {} if self._ends is None else self._ends
         for parcel, part in together:
+            end = int(part.positions[-1]) % (1 << LANE_BITS) + 1
+            ends[parcel.lane] = max(ends.get(parcel.lane, 0), end)
             self._count(parcel.lane, _draws_of(agent, part))
 
     def outcomes(self, parcels: Sequence[Parcel], now: float) -> list[tuple[int, int]]:
@@ -255,12 +267,22 @@ class Sequencer:
         reports: list[tuple[Report, Outcome]] = []
         # What came from then on may be of decisions that are still to enter, however old it is.
         since = min((each.at for v, each in self.versions.items() if v > self.closed), default=now)
+        own = [_batch(parcel) for parcel in parcels if parcel.kind == "outcomes"]
+        told = [_reports.decode(parcel.body) for parcel in parcels if parcel.kind == "reports"]
+        # All at once: each question to a store may be a way over a network.
+        named = self._numbers_of(
+            [parcel.lane for parcel in parcels if parcel.kind == "outcomes"], own
+        )
+        known = iter(self._known([report.outcome for each in told for report in each]))
+        next_own, next_told = zip(own, named, strict=True), iter(told)
         for parcel in parcels:
             waits = parcel.received > since or now - parcel.received < WAIT_SECONDS
             if parcel.kind == "outcomes":
-                left = self._own(parcel, waits, batches)
+                left = self._own(parcel, waits, batches, *next(next_own))
             else:
-                left = self._reported(parcel, waits, reports)
+                decoded = next(next_told)
+                pairs = list(zip(decoded, islice(known, len(decoded)), strict=True))
+                left = self._reported(parcel, waits, reports, pairs)
             if not left:
                 finished.append((parcel.lane, parcel.place))
         for batch in _together(batches):
@@ -272,16 +294,30 @@ class Sequencer:
             self._take(round_, came)
         return finished
 
-    def _own(self, parcel: Parcel, waits: bool, batches: list[OutcomeBatch]) -> int:
-        """Find outcomes of a lane's own decisions; how many still wait."""
-        batch = _batch(parcel)
+    def _numbers_of(self, lanes: Sequence[int], batches: Sequence[Batch]) -> list[list[int | None]]:
+        """Numbers of the decisions that outcomes of lanes are of, None of those still to come."""
+        positions = [
+            ((lane << LANE_BITS) + batch.number).tolist()
+            for lane, batch in zip(lanes, batches, strict=True)
+            if isinstance(batch, OutcomeBatch)
+        ]
+        numbers = self._agent.store.find_draws([each for some in positions for each in some])
+        return [[numbers.get(each) for each in some] for some in positions]
+
+    def _own(
+        self,
+        parcel: Parcel,
+        waits: bool,
+        batches: list[OutcomeBatch],
+        batch: Batch,
+        numbers: Sequence[int | None],
+    ) -> int:
+        """Gather outcomes of a lane's own decisions; how many still wait."""
         assert isinstance(batch, OutcomeBatch)
-        positions = ((parcel.lane << LANE_BITS) + batch.number).tolist()
-        numbers = self._agent.store.find_draws(positions)
-        known = np.array([position in numbers for position in positions], dtype=bool)
+        known = np.array([number is not None for number in numbers], dtype=bool)
         if known.any():
             taken = batch if known.all() else select(batch, known)
-            number = np.array([numbers[each] for each in positions if each in numbers])
+            number = np.array([each for each in numbers if each is not None])
             at = np.minimum(taken.at, parcel.received)
             batches.append(replace(taken, number=number, at=at))
         left = int(np.count_nonzero(~known))
@@ -301,12 +337,16 @@ class Sequencer:
             self._observe(slice_rows(batch, 0, middle), came)
             self._observe(slice_rows(batch, middle, len(batch)), came)
 
-    def _reported(self, parcel: Parcel, waits: bool, reports: list[tuple[Report, Outcome]]) -> int:
-        """Find outcomes that name a decision of any lane; how many still wait."""
+    def _reported(
+        self,
+        parcel: Parcel,
+        waits: bool,
+        reports: list[tuple[Report, Outcome]],
+        told: Sequence[tuple[Report, bool]],
+    ) -> int:
+        """Gather outcomes that name a decision of any lane; how many still wait."""
         left = 0
-        decoded = _reports.decode(parcel.body)
-        known = self._known([report.outcome for report in decoded])
-        for report, is_known in zip(decoded, known, strict=True):
+        for report, is_known in told:
             outcome = report.outcome
             at = min(report.came if outcome.at is None else outcome.at, parcel.received)
             if is_known:
@@ -343,16 +383,15 @@ class Sequencer:
 
     def _known(self, outcomes: Sequence[Outcome]) -> list[bool]:
         """Which of these the log has decisions of."""
-        store, adapter = self._agent.store, self._adapter
+        store = self._agent.store
         decided = store.find_requests([each.request_id for each in outcomes if each.request_id])
-        known = []
-        for outcome in outcomes:
-            if outcome.decision_id is None:
-                known.append(outcome.request_id in decided)
-            else:
-                number = adapter.number(outcome.decision_id)
-                known.append(number is not None and number < store.decisions)
-        return known
+        numbers = self._adapter.numbers([each.decision_id for each in outcomes if each.decision_id])
+        return [
+            each.request_id in decided
+            if each.decision_id is None
+            else numbers.get(each.decision_id, store.decisions) < store.decisions
+            for each in outcomes
+        ]
 
     def _tally(self, accepted: Accepted) -> None:
         self.done.outcomes += accepted.rows

@@ -272,7 +272,7 @@ class Client(threading.Thread):
         name = body.get("decision_id") or body["request_id"]
         for _ in range(5_000):
             status, answer = self._ask("/v1/outcomes", body)
-            if status == 200 and answer["accepted"] + answer["duplicates"] == 1:
+            if status == 200 and answer["accepted"] + answer["duplicates"] + answer["late"] == 1:
                 with self._promises.lock:
                     self._promises.outcomes.add((name, part))
                     self._promises.calls["outcomes"] += 1
@@ -524,7 +524,7 @@ def raise_budget(fleet: Fleet, promises: Promises) -> None:
     cap = promises.caps[-1][1]
     with promises.lock:
         drawn = promises.drawn()
-    if drawn < 0.95 * cap or time.time() - promises.caps[-1][0] < 1.0:
+    if drawn < 0.8 * cap or time.time() - promises.caps[-1][0] < 1.0:
         return
     port = fleet.authority()
     if port is None:

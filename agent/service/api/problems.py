@@ -98,6 +98,9 @@ def refusal_of(error: Exception) -> Refusal:
         return Refusal(422, text, field=place[1] if place else None)
     if isinstance(error, msgspec.DecodeError | UnicodeError | RecursionError):
         detail = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+        if "surrogate" in detail or "truncated" in detail:
+            # A decoder calls half a pair at the end of a body a truncated one.
+            detail += "; is a text in it cut inside a character, such as \\ud83d without \\ude00?"
         return Refusal(400, f"the body is not JSON: {detail}")
     if isinstance(error, FeatureError):
         key = error.problems[0].key if error.problems else ""

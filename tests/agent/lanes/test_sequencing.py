@@ -15,6 +15,7 @@ from equipoise.agent.agent import Agent
 from equipoise.agent.config import PolicyConfig
 from equipoise.agent.maintenance.audit import audit
 from equipoise.store.batches import Closure, DecisionBatch, RequestBatch
+from equipoise.store.lanes import Tickets
 from equipoise.store.memory import MemoryStore
 
 
@@ -187,6 +188,30 @@ def test_what_a_lost_lane_ships_is_logged_and_in_no_sum() -> None:
     found = audit(fleet.main.store, settings, KEY)
     assert found.faults == []
     assert found.left_out == {"late": 40}
+
+
+def test_what_comes_late_and_was_out_of_tickets_is_in_no_sum_either() -> None:
+    settings = config()
+    fleet, traffic = Fleet(settings, KEY, 2), Traffic(np.random.default_rng(0))
+    first, second = fleet.lanes
+    second.agent.limit(Tickets(draws=0))
+    sliced = second.decide(traffic.requests(40))
+    assert set(sliced.closed_by.tolist()) == {int(Closure.SLICE)}
+    first.decide(traffic.requests(40))
+    fleet.ship(first)
+    fleet.lose(second)
+    fleet.turn()
+    fleet.main.refresh(30.0, review=False)
+    fleet.turn()
+    first.decide(traffic.requests(30))
+    fleet.ship()
+    fleet.turn()
+    fleet.turn()
+    assert fleet.main.store.decisions == 110
+    found = audit(fleet.main.store, settings, KEY)
+    assert found.faults == []
+    assert found.left_out == {"late": 40}
+    assert found.closed_by == {}
 
 
 def test_what_a_lane_shipped_late_enters_behind_what_came_in_time() -> None:
@@ -474,3 +499,21 @@ def test_what_comes_late_of_the_next_era_does_not_end_this_one() -> None:
     positions = np.concatenate([batch.positions for batch in decisions_of(fleet)])
     assert positions.tolist() == [*lagging.positions.tolist(), *lost.positions.tolist()]
     assert audit(fleet.main.store, settings, KEY).faults == []
+
+
+def test_replays_that_came_after_the_rule_are_unknown_to_what_it_decided() -> None:
+    """For all that the numbers of its decisions are given later: what came since might depend on
+    how the requests ended."""
+    fleet, traffic = Fleet(config(), KEY, 1), Traffic(np.random.default_rng(0))
+    requests = traffic.requests(20)
+    fleet.lanes[0].decide(requests)
+    fleet.main.simulate(traffic.simulations())
+    fleet.turn(refresh=False)
+    fleet.turn(refresh=False)
+    main = fleet.main
+    rule = main.state.rules.rule(decisions_of(fleet)[0].rule_id)
+    lookup = main.light.simulated.lookup_all
+    assert not lookup(requests.context, np.arange(20), rule.known_before)[1].any()
+    main.refresh(5.0, review=False)
+    later = np.arange(20, 40)
+    assert lookup(requests.context, later, main.state.rule.known_before)[1].all()

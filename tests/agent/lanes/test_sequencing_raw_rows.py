@@ -42,7 +42,7 @@ def stream(fleet: Fleet, turns: int, size: int, seed: int) -> None:
     count, due = 0, []
     for turn in range(turns):
         fleet.now = traffic.at + 1.0
-        new: SimulationBatch = take(simulations, order[turn :: max(turns // 2, 1)])
+        new: SimulationBatch = take(simulations, order[turn::turns])
         fleet.main.simulate(new)
         requests = traffic.requests(size)
         names = [f"r{count + row}" for row in range(size)]

@@ -73,7 +73,7 @@ def written(table: list[dict[str, Any]], path: Path) -> Path:
         data = "".join(json.dumps(row) + "\n" for row in table).encode()
     if path.suffix == ".gz":
         # Two members, as when logs are appended to.
-        data = gzip.compress(data[:1000]) + gzip.compress(data[1000:])
+        data = gzip.compress(data[:1000], mtime=0) + gzip.compress(data[1000:], mtime=0)
     elif path.suffix == ".zst":
         parts = [data[:1000], data[1000:]]
         data = b"".join(pa.compress(part, codec="zstd", asbytes=True) for part in parts)
@@ -348,9 +348,9 @@ def test_several_files_are_one_log_if_they_are_of_one_kind(tmp_path: Path) -> No
             "a.txt",
             "begins with 'hello': expected JSON lines, JSON, Parquet, or CSV",
         ),
-        (gzip.compress(b"{}" * 99)[:20], "a.jsonl.gz", "is cut off near its beginning"),
-        (gzip.compress(b"{}" * 99)[:-5] + b"0" * 5, "a.jsonl.gz", "cannot be unpacked: "),
-        (gzip.compress(b"model,b\nx,1\n"), "a.csv", "is gz: name it a.csv.gz"),
+        (gzip.compress(b"{}" * 99, mtime=0)[:20], "a.jsonl.gz", "is cut off near its beginning"),
+        (gzip.compress(b"{}" * 99, mtime=0)[:-5] + b"0" * 5, "a.jsonl.gz", "cannot be unpacked: "),
+        (gzip.compress(b"model,b\nx,1\n", mtime=0), "a.csv", "is gz: name it a.csv.gz"),
         (b"model,b\nx,1\n", "a.csv.gz", "is not packed: rename it: it is not .gz"),
         (b"PAR1 and nothing more", "a.parquet", "not a Parquet file"),
         (b"[1, 2", "a.json", "its list does not end: after entry 2"),

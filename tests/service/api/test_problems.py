@@ -1,4 +1,4 @@
-"""Refusals name the field where it stands, and repeat of what was sent no more than short words."""
+"""What a client is told of a body that cannot be read."""
 
 from __future__ import annotations
 
@@ -6,22 +6,16 @@ import msgspec
 import pytest
 
 from equipoise.agent.service.api.problems import refusal_of
-from equipoise.store.records import Outcome
 
 
-@pytest.mark.parametrize(
-    ("body", "field", "words"),
-    [
-        ({"attempts": [{"model": "a", "speed": 1}]}, "attempts[0]", "unknown field `speed` - at"),
-        ({"speed": 1}, None, "unknown field `speed`"),
-        ({"attempts": [{"my own words": 1}]}, "attempts[0]", "a name of 12 characters - at"),
-        ({"my own` - at `$words of mine": 1}, None, "an unknown field, a name of 28 characters"),
-    ],
-)
-def test_an_unknown_field_is_named_where_it_stands(body: object, field: str | None, words: str):
-    with pytest.raises(msgspec.ValidationError) as raised:
-        msgspec.convert(body, Outcome)
-    document = refusal_of(raised.value).document
-    assert document.field == field
-    assert words in document.detail
-    assert "my own" not in document.detail
+@pytest.mark.parametrize("end", ['"}', ' and more", "number": 123456789}'])
+def test_a_text_cut_inside_a_character_is_named(end: str) -> None:
+    """A decoder calls half a surrogate pair near the end a body that is too short."""
+    with pytest.raises(msgspec.DecodeError) as caught:
+        msgspec.json.decode('{"prompt": "why \\ud83d' + end)
+    refusal = refusal_of(caught.value)
+    assert refusal.document.status == 400
+    assert "cut inside a character" in refusal.document.detail
+    with pytest.raises(msgspec.DecodeError) as caught:
+        msgspec.json.decode("{]")
+    assert "cut inside" not in refusal_of(caught.value).document.detail
