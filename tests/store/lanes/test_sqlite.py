@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,21 @@ def test_another_process_makes_the_tables_in_between(
             term = other.elect("a", LONG)
             assert term is not None
             assert hub.keep(term) == term
+
+
+def test_a_new_file_that_another_process_holds_is_waited_for(tmp_path: Path) -> None:
+    """SQLite itself would not wait here: the change to a write-ahead log is refused at once."""
+    path = tmp_path / "s.db.lanes"
+    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(HubError, match="locked"):
+        SqliteHub(path, seconds=0.05)
+    release = threading.Timer(0.1, other.execute, ["ROLLBACK"])
+    release.start()
+    with SqliteHub(path, seconds=60.0) as hub:
+        assert hub.newest() is None
+    release.join()
+    other.close()
 
 
 def test_a_later_format_is_refused(tmp_path: Path) -> None:
