@@ -277,7 +277,8 @@ class Sequencer:
         )
         known = iter(self._known([report.outcome for each in told for report in each]))
         next_own, next_told = zip(own, named, strict=True), iter(told)
-        for parcel in parcels:
+        kinds = [parcel.kind for parcel in parcels]
+        for number, parcel in enumerate(parcels):
             waits = parcel.received > since or now - parcel.received < WAIT_SECONDS
             taken = self._taken.setdefault((parcel.lane, parcel.place), set())
             if parcel.kind == "outcomes":
@@ -290,6 +291,18 @@ class Sequencer:
                 del self._taken[parcel.lane, parcel.place]
             if not left:
                 finished.append((parcel.lane, parcel.place))
+            if parcel is parcels[-1] or kinds[number + 1] != parcel.kind:
+                # In the order in which they came: of two that contradict each other the first wins.
+                self._observe_all(batches, reports, came)
+                batches, reports = [], []
+        return finished
+
+    def _observe_all(
+        self,
+        batches: Sequence[OutcomeBatch],
+        reports: Sequence[tuple[Report, Outcome]],
+        came: float,
+    ) -> None:
         for batch in _together(batches):
             # Parts of one decision may meet here; each is judged by those before it.
             turn = occurrence(batch.number)
@@ -297,7 +310,6 @@ class Sequencer:
                 self._observe(select(batch, turn == index), came)
         for round_ in _rounds(reports):
             self._take(round_, came)
-        return finished
 
     def _numbers_of(self, lanes: Sequence[int], batches: Sequence[Batch]) -> list[list[int | None]]:
         """Numbers of the decisions that outcomes of lanes are of, None of those still to come."""
