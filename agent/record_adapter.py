@@ -340,8 +340,8 @@ class RecordAdapter:
         if not all(same.values()):
             other = " and ".join(field for field, equal in same.items() if not equal)
             raise ConflictError(
-                f"request_id {name!r} was decided as {decision_id(self.position(number))} with other"
-                f" content: {other}"
+                f"request_id {name!r} was decided as {decision_id(self.position(number))} with"
+                f" other content: {other}"
             )
         return self.records(stored)[0]
 
