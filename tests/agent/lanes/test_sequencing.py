@@ -12,6 +12,7 @@ from raw_scores import Log, raw_sums
 from traffic import KEY, Traffic, config
 
 from equipoise.agent.agent import Agent
+from equipoise.agent.cli.status import describe
 from equipoise.agent.config import PolicyConfig, RewardConfig
 from equipoise.agent.maintenance.audit import audit
 from equipoise.store.batches import Closure, DecisionBatch, RequestBatch
@@ -270,6 +271,8 @@ def test_what_is_left_out_holds_nothing_back() -> None:
     assert view.certified.overall.rows == 20
     behind = fleet.main.light.pending.behind(view.watermark)
     assert (behind.waiting, behind.held) == (0, 0)
+    said = describe(fleet.main)
+    assert (said["left_out"], said["waiting_for_outcomes"]) == ({"late": 4, "repeated": 3}, 0)
 
 
 def test_what_comes_late_of_an_era_that_has_ended_leaves_the_new_one_alone() -> None:
