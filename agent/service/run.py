@@ -20,7 +20,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
@@ -201,8 +201,10 @@ def serve_front(
     refused: Counter[int],
     signals: Signals,
     log: Log,
+    others: Sequence[socket.socket] = (),
 ) -> None:
-    """Serve until a signal. Raises StartError where the daemon did not start."""
+    """Serve until a signal. others: sockets beside the one that is named. Raises StartError where
+    the daemon did not start."""
     protocol: Any = functools.partial(
         DirectProtocol, front, limits=settings.limits, refused=refused, turns=Turns()
     )
@@ -226,7 +228,7 @@ def serve_front(
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     sys.setswitchinterval(SWITCH_SECONDS)
     try:
-        server.run(sockets=[listener])
+        server.run(sockets=[listener, *others])
     except SystemExit as end:
         if end.code:
             raise StartError("the daemon did not start; its log says why") from None
