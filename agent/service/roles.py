@@ -21,7 +21,7 @@ import time
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import msgspec
 
@@ -47,10 +47,14 @@ from equipoise.agent.service.run import (
 )
 from equipoise.agent.service.telemetry import Log
 from equipoise.store.address import is_url
+from equipoise.store.errors import StoreError
 from equipoise.store.lanes import HubError, HubRefusedError, TermEndedError
 from equipoise.store.lanes.opening import hub_path, look, open_hub
 from equipoise.store.records import Era
 from equipoise.store.words import plural
+
+if TYPE_CHECKING:
+    from equipoise.store.lanes.postgres import Sight
 
 Role: TypeAlias = Literal["authority", "decider", "both"]
 
@@ -149,22 +153,49 @@ def run_authority(order: Order) -> int:
     return run(Path(order.config), order.overrides, partial(_elected, order.name), order.name)
 
 
-def refuse_hub(settings: ServiceSettings, key: bytes | None, *, decider: bool) -> None:
-    """Raise HubRefusedError or AgentError where no waiting makes a database this process's hub, and
-    HubError where nobody answers. Nothing is made there. key: None where there is none yet."""
+def refuse_hub(settings: ServiceSettings, key: bytes | None, *, decider: bool) -> Sight | None:
+    """What is found at the database; None where the hub is a file. Nothing is made there.
+
+    key: None where there is none yet. Raises HubRefusedError or AgentError where no waiting makes
+    it the hub of this process, HubError where nobody answers.
+    """
     if not is_url(settings.store):
-        return
+        return None
     sight = look(settings.store)
     why = sight.refusal(decider=decider)
     if why is not None:
         raise HubRefusedError(f"{sight.name}: {why} (docs/scale-out.md, privileges)")
     if key is None or not sight.hub:
-        return
+        return sight
     with open_hub(settings.store) as hub:
         newest = hub.newest()
         text = None if newest is None else hub.document(f"era:{newest.era}")
     if text is not None and msgspec.json.decode(text, type=Era).key_hash != key_hash(key):
         raise AgentError("the key is that of another experiment: give the one of the hub's")
+    return sight
+
+
+def check_database(config: Path, overrides: Mapping[str, object], role: Role) -> dict[str, Any]:
+    """What a process of this role finds at the database of a configuration: `refused`, and a
+    sentence; {} where the store is a file."""
+    settings = load_file(config, overrides).service
+    if not is_url(settings.store):
+        return {}
+    decider = role == "decider"
+    try:
+        key = given_key(settings.store, settings.key) if decider else None
+        key = key or read_key(settings.store, settings.key)
+        sight = refuse_hub(settings, key, decider=decider)
+    except (StoreError, AgentError) as error:
+        return {"refused": True, "sentence": f"store: refused: {error}"}
+    assert sight is not None
+    may = "may create tables" if sight.creates else "may not create tables"
+    there = "an experiment is there" if sight.log else "no experiment is there yet"
+    where = f"schema {sight.schema}"
+    sentence = f"store: connected as {sight.role}, which {may} in {where}; {there}"
+    if decider and not sight.hub:
+        sentence += "; deciders wait until an authority was there"
+    return {"refused": False, "sentence": sentence}
 
 
 def _look_first(settings: ServiceSettings, key: bytes | None, log: Log, *, decider: bool) -> None:

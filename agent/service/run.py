@@ -239,8 +239,15 @@ def serve_front(
 _SURELY_SECONDS = 5.0
 
 
-def check_only(path: Path, overrides: Mapping[str, object]) -> dict[str, Any]:
-    """What a configuration that is fine amounts to, with the growth of its store.
+def check_only(
+    path: Path,
+    overrides: Mapping[str, object],
+    deciders: int | None = None,
+    *,
+    authority: bool = True,
+) -> dict[str, Any]:
+    """What a configuration that is fine amounts to, with the growth of its store. deciders,
+    authority: what is to run here, as of `Needs.sentence`.
 
     Raises ConfigError with every problem, AgentError where the store that is there refuses it.
     """
@@ -250,7 +257,9 @@ def check_only(path: Path, overrides: Mapping[str, object]) -> dict[str, Any]:
     files = descriptors(file.service.limits.connections)
     needed = _possible(file)
     expected = growth(
-        file.experiment, files_of(file.service.store), file.capacity.requests_per_second
+        file.experiment,
+        None if is_url(file.service.store) else files_of(file.service.store),
+        file.capacity.requests_per_second,
     )
     return {
         "config": str(path),
@@ -273,7 +282,7 @@ def check_only(path: Path, overrides: Mapping[str, object]) -> dict[str, Any]:
                 *([files.sentence] if files.sentence else []),
                 waiting_sentence(file.experiment),
                 *rated_sentences(file),
-                str(needed),
+                needed.sentence(deciders, authority=authority),
                 *_retention(file),
             ]
         ),
