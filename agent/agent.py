@@ -238,12 +238,11 @@ class Agent:
         """Raise AgentError for what no decision could have as its outcome; nothing is logged."""
         self._validation.check_outcomes(outcomes)
 
-    def limit(self, tickets: Tickets) -> None:
-        """Randomize no more than these tickets of a lane allow. Raises AgentError where
-        there is none."""
+    def limit(self, tickets: Tickets, exhausted: bool = False) -> None:
+        """Randomize no more than a lane's tickets allow. exhausted: whether the budget is spent."""
         if self._decider is None or not self.lane:
             raise AgentError("only a lane has tickets")
-        self._decider.tickets = tickets
+        self._decider.tickets, self._decider.exhausted = tickets, exhausted
 
     def forget(self, before: int, at: float) -> None:
         """Close decisions of a lane with lower numbers, of which its authority keeps the outcomes.
@@ -523,7 +522,8 @@ class Agent:
 
     def _new_validation(self) -> Validator:
         state = self.state
-        return Validator(state.config, state.transform, state.light, state.store, state.gaps)
+        light, store, lane = state.light, state.store, self.lane
+        return Validator(state.config, state.transform, light, store, state.gaps, lane)
 
     @property
     def _miscounted(self) -> bool:

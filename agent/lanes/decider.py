@@ -349,7 +349,8 @@ class LaneKeeper:
                 if texts is not None:
                     lane.act_by(newest, [_record(text) for text in texts])
             lane.fresh = asked + newest.seconds - max(hub.now() - newest.at, 0.0)
-            known = lane.lease.lane in lane.publication.tickets
+            newest = lane.publication
+            known = newest.uncounted or lane.lease.lane in newest.tickets
             if known or time.monotonic() > patience or self._stopping.is_set():
                 break
             self._ship(hub, lane)

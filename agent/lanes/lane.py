@@ -158,7 +158,8 @@ class Lane:
         state = agent.state
         state.observing_only = publication.observing
         state.paused = None if publication.observing else publication.off
-        agent.limit(publication.tickets.get(self.lease.lane, Tickets(draws=0)))
+        unnamed = Tickets() if publication.uncounted else Tickets(draws=0)
+        agent.limit(publication.tickets.get(self.lease.lane, unnamed), publication.exhausted)
         state.caps = lane_caps(self.config, publication.closed_segments)
         self.publication = publication
         store.version = publication.version

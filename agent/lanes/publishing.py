@@ -83,6 +83,7 @@ class TicketOffice:
     offered: by lane, the tickets it has by the newest publication. granted: by lane, the most it
     may draw by any publication that it may still act by; more than `offered` while tickets that
     were taken back are not given up. counted: by lane, how many of its draws the log holds.
+    uncounted: the newest publication by which nothing limits draws, 0 for none.
     """
 
     models: int
@@ -90,6 +91,7 @@ class TicketOffice:
     offered: dict[int, list[float]] = field(default_factory=dict)
     granted: dict[int, list[float]] = field(default_factory=dict)
     counted: dict[int, list[float]] = field(default_factory=dict)
+    uncounted: int = 0
     _taken_back: dict[int, int] = field(default_factory=dict)
 
     def resume(self, publications: Sequence[Publication]) -> None:
@@ -105,6 +107,7 @@ class TicketOffice:
                 self.offered[lane] = row
             for lane, spent in each.counted.items():
                 self.counted[lane] = self._padded([spent.draws, *spent.models], spent.segments)
+        self.uncounted = max((p.version for p in publications if p.uncounted), default=0)
         for lane, row in self.offered.items():
             if row != self.granted[lane]:
                 self._taken_back[lane] = publications[-1].version
@@ -126,8 +129,13 @@ class TicketOffice:
         held = [lane for lane in lanes if lane.ended is None]
         for lane in held:
             self._settle(lane)
-            self.offered.setdefault(lane.lane, self._zeros)
-            self.granted.setdefault(lane.lane, self._zeros)
+            if lane.lane not in self.offered:
+                # One that acts by a publication that counts nothing may have drawn any number.
+                unlimited = lane.adopted <= self.uncounted
+                row = [math.inf] * len(self._zeros) if unlimited else self._zeros
+                self.offered[lane.lane], self.granted[lane.lane] = row, list(row)
+        if all(map(math.isinf, limits.all)):
+            self.uncounted = version
         for column, limit in enumerate(limits.all):
             if math.isinf(limit):
                 for lane in held:
@@ -284,6 +292,8 @@ def publication(
         closed_segments=office.closed_segments(Limits.of(agent), lanes),
         tickets=office.tickets(lanes),
         counted=office.counts(lanes),
+        uncounted=office.uncounted == version,
+        exhausted=Limits.of(agent).draws < 1.0,
         decisions=state.store.decisions,
         documents=tuple(documents),
         seconds=seconds,

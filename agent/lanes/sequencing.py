@@ -40,6 +40,7 @@ from equipoise.store.batches import (
     OutcomeBatch,
     select,
     slice_rows,
+    take,
     text_key,
 )
 from equipoise.store.format.frames import body_to_batch
@@ -127,6 +128,7 @@ class Sequencer:
         self.versions: dict[int, Publication] = {}
         self.closed = 0
         self.done = Sequenced()
+        self._taken: dict[tuple[int, int], set[int]] = {}
         self._ends: dict[int, int] | None = None
 
     def decisions(self, parcels: Iterator[Parcel]) -> Iterator[list[tuple[int, int]]]:
@@ -275,16 +277,32 @@ class Sequencer:
         )
         known = iter(self._known([report.outcome for each in told for report in each]))
         next_own, next_told = zip(own, named, strict=True), iter(told)
-        for parcel in parcels:
+        kinds = [parcel.kind for parcel in parcels]
+        for number, parcel in enumerate(parcels):
             waits = parcel.received > since or now - parcel.received < WAIT_SECONDS
+            taken = self._taken.setdefault((parcel.lane, parcel.place), set())
             if parcel.kind == "outcomes":
-                left = self._own(parcel, waits, batches, *next(next_own))
+                left = self._own(parcel, waits, batches, taken, *next(next_own))
             else:
                 decoded = next(next_told)
                 pairs = list(zip(decoded, islice(known, len(decoded)), strict=True))
-                left = self._reported(parcel, waits, reports, pairs)
+                left = self._reported(parcel, waits, reports, taken, pairs)
+            if not left or not taken:
+                del self._taken[parcel.lane, parcel.place]
             if not left:
                 finished.append((parcel.lane, parcel.place))
+            if parcel is parcels[-1] or kinds[number + 1] != parcel.kind:
+                # In the order in which they came: of two that contradict each other the first wins.
+                self._observe_all(batches, reports, came)
+                batches, reports = [], []
+        return finished
+
+    def _observe_all(
+        self,
+        batches: Sequence[OutcomeBatch],
+        reports: Sequence[tuple[Report, Outcome]],
+        came: float,
+    ) -> None:
         for batch in _together(batches):
             # Parts of one decision may meet here; each is judged by those before it.
             turn = occurrence(batch.number)
@@ -292,7 +310,6 @@ class Sequencer:
                 self._observe(select(batch, turn == index), came)
         for round_ in _rounds(reports):
             self._take(round_, came)
-        return finished
 
     def _numbers_of(self, lanes: Sequence[int], batches: Sequence[Batch]) -> list[list[int | None]]:
         """Numbers of the decisions that outcomes of lanes are of, None of those still to come."""
@@ -309,17 +326,21 @@ class Sequencer:
         parcel: Parcel,
         waits: bool,
         batches: list[OutcomeBatch],
+        taken: set[int],
         batch: Batch,
         numbers: Sequence[int | None],
     ) -> int:
-        """Gather outcomes of a lane's own decisions; how many still wait."""
+        """Gather outcomes of a lane's own decisions; how many still wait. taken: rows of the parcel
+        that entered before, while others waited."""
         assert isinstance(batch, OutcomeBatch)
         known = np.array([number is not None for number in numbers], dtype=bool)
-        if known.any():
-            taken = batch if known.all() else select(batch, known)
-            number = np.array([each for each in numbers if each is not None])
-            at = np.minimum(taken.at, parcel.received)
-            batches.append(replace(taken, number=number, at=at))
+        fresh = [row for row in np.flatnonzero(known).tolist() if row not in taken]
+        if fresh:
+            part = batch if len(fresh) == len(batch) else take(batch, np.array(fresh))
+            number = np.array([numbers[row] for row in fresh], dtype=np.int64)
+            at = np.minimum(part.at, parcel.received)
+            batches.append(replace(part, number=number, at=at))
+            taken.update(fresh)
         left = int(np.count_nonzero(~known))
         if left and not waits:
             self.done.refuse(_NEVER_CAME, left)
@@ -342,14 +363,19 @@ class Sequencer:
         parcel: Parcel,
         waits: bool,
         reports: list[tuple[Report, Outcome]],
+        taken: set[int],
         told: Sequence[tuple[Report, bool]],
     ) -> int:
-        """Gather outcomes that name a decision of any lane; how many still wait."""
+        """Gather outcomes that name a decision of any lane; how many still wait. taken: as of
+        `_own`."""
         left = 0
-        for report, is_known in told:
+        for row, (report, is_known) in enumerate(told):
             outcome = report.outcome
             at = min(report.came if outcome.at is None else outcome.at, parcel.received)
+            if row in taken:
+                continue
             if is_known:
+                taken.add(row)
                 dated = msgspec.structs.replace(outcome, at=max(at, 0.0))
                 reports.append((report, dated))
             elif waits:

@@ -293,10 +293,11 @@ class _LogAudit:
         result, number, count = self._result, self._number, len(batch)
         result.decisions += count
         result.randomized += int(np.count_nonzero(batch.randomized))
-        result.capped += int(np.count_nonzero(batch.capped))
         left_out = np.zeros(count, dtype=bool)
         if batch.closed_by is not None:
             left_out = np.isin(batch.closed_by, LEFT_OUT)
+        result.capped += int(np.count_nonzero(batch.capped & ~left_out))
+        if batch.closed_by is not None:
             for closure in Closure:
                 name = closure.name.lower()
                 rows = int(np.count_nonzero(batch.closed_by[batch.capped] == closure))

@@ -292,6 +292,7 @@ class StopAudit:
                 over = spent + 1.0 > note.requests * (1.0 + _ROUNDING)
                 if of_lanes:
                     limited |= over
+                    stopped |= over & (batch.closed_by == Closure.BUDGET)
                     unsure |= batch.capped & (batch.closed_by == Closure.BUDGET)
                 else:
                     stopped |= over

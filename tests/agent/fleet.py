@@ -15,7 +15,7 @@ from equipoise.agent.lanes.sequencing import Sequencer, closed_version
 from equipoise.agent.record_adapter import RecordAdapter
 from equipoise.store.batches import Batch, DecisionBatch, OutcomeBatch, RequestBatch
 from equipoise.store.format.frames import batch_to_body
-from equipoise.store.lanes import LaneStatus, Parcel, Publication
+from equipoise.store.lanes import LaneStatus, Parcel, Publication, Tickets
 from equipoise.store.lanes.contract import Spent
 from equipoise.store.memory import MemoryStore
 from equipoise.store.records import Era, RuleRecord
@@ -56,7 +56,8 @@ class Lane:
         self.agent.controls.adopt(record)
         self.agent.state.paused = made.off
         self.agent.state.observing_only = made.observing
-        self.agent._decider.tickets = made.tickets.get(self.number)
+        unnamed = Tickets() if made.uncounted else Tickets(draws=0)
+        self.agent._decider.tickets = made.tickets.get(self.number, unnamed)
         self.agent.state.caps = lane_caps(lane_config(self.agent.config), made.closed_segments)
         self.version = made.version
 

@@ -13,3 +13,5 @@ def test_killing_any_process_of_a_fleet_loses_nothing(tmp_path: Path):
     assert len(promises.decisions) > 100
     assert len(promises.outcomes) > 100
     assert found.drawn > 10
+    # Who stands by waits for the office, and does not end since somebody has the store.
+    assert not any(2 in codes for codes in found.ended.values())

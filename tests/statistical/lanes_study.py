@@ -39,7 +39,7 @@ from equipoise.agent.lanes.sequencing import Sequencer
 from equipoise.store.batches import LEFT_OUT, DecisionBatch, OutcomeBatch, RequestBatch
 from equipoise.store.format.frames import body_to_batch
 
-LANES, EPOCH, TURN, WINDOW = 3, 1e6, 60.0, 1800.0
+LANES, EPOCH, TURN = 3, 1e6, 60.0
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 FAULTS = {
     "retry": "a retry takes the place of the decision before it",
@@ -56,7 +56,8 @@ class World:
     `reward.missing`; again: share of bad answers after which a request comes again; adopts, ships:
     chance that a lane does so in a turn; lost: that it is lost; back: that what a lost one
     had not shipped comes late, and not never; requests: the hard stop, None for
-    none; size: requests of a turn; fault: one of FAULTS, "" for none."""
+    none; size: requests of a turn; window: of rewards, seconds; fault: one of FAULTS, "" for
+    none."""
 
     name: str
     up: tuple[float, ...] = (0.5, 0.45, 0.55)
@@ -72,6 +73,7 @@ class World:
     requests: int | None = None
     size: int = 30
     turns: int = 70
+    window: float = 1800.0
     fault: str = ""
 
     @property
@@ -79,7 +81,7 @@ class World:
         return ExperimentConfig(
             name="lanes",
             models=[ModelConfig(name=f"m{at}", price=0.01) for at in range(len(self.up))],
-            reward=RewardConfig(window=WINDOW, missing=self.missing),
+            reward=RewardConfig(window=self.window, missing=self.missing),
             features=FeatureSchema.vectors(("a",), ()),
             policy=PolicyConfig(
                 gate="fixed-rate", assignment=self.assignment, rate=0.8, estimator="ipw"

@@ -15,7 +15,8 @@ HARD = World(
     missing="worst-case",
     again=1.0,
     size=70,
-    turns=30,
+    turns=40,
+    window=900.0,
 )
 
 

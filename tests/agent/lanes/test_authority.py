@@ -20,7 +20,7 @@ from equipoise.agent.maintenance.audit import audit
 from equipoise.agent.record_adapter import RecordAdapter
 from equipoise.store.batches import OutcomeBatch, RequestBatch
 from equipoise.store.contract import Store
-from equipoise.store.lanes import Hub
+from equipoise.store.lanes import Hub, Parcel
 from equipoise.store.lanes.memory import MemoryHub
 from equipoise.store.lanes.postgres import PostgresHub
 from equipoise.store.lanes.sqlite import SqliteHub
@@ -317,5 +317,19 @@ def test_what_came_while_no_authority_was_there_is_not_late(tmp_path: Path) -> N
         assert (authority.done.outcomes, authority.done.out_of_time) == (10, 0)
         assert authority.done.refused == {}
         assert run.agent.expire(authority.heard) == 0
+
+    asyncio.run(run())
+
+
+def test_what_came_late_waits_for_others_of_its_publication(tmp_path: Path) -> None:
+    async def run() -> None:
+        hub = MemoryHub(Clock())
+        authority = await Run(lambda: hub, tmp_path).begin()
+        parcels = [
+            Parcel(2, place, "decisions", version, 1, b"", late=True)
+            for place, version in enumerate((1, 2, 3))
+        ]
+        hub.decisions = lambda version: iter(parcels)
+        assert [parcel.version for parcel in authority._fetch(2)] == [1, 2]
 
     asyncio.run(run())

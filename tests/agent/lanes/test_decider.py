@@ -155,6 +155,38 @@ def test_what_a_lost_lane_ships_is_late_and_a_new_lane_follows(tmp_path: Path) -
     assert all(each.whole for each in hubs.hub.lanes())
 
 
+class CutOff(MemoryHub):
+    """A hub that goes away in the first late shipment."""
+
+    cut = False
+
+    def ship_late(self, *arguments: object) -> None:
+        if not self.cut:
+            self.cut = True
+            raise HubError("nobody is there")
+        super().ship_late(*arguments)
+
+
+def test_a_late_shipment_that_failed_is_made_by_the_files_of_the_lane(tmp_path: Path) -> None:
+    clock = Clock()
+    hubs = Hubs(clock, hub=CutOff(clock))
+    kept = keeper(hubs, tmp_path)
+    publishing(hubs, kept)
+    with kept_still(kept):
+        kept.lane.records.decide_one(request("r0"))
+        hubs.clock.now += 100.0
+        assert hubs.hub.end_lapsed(hubs.term, 0.0) == [1]
+    until(lambda: len(hubs.hub.lanes()) == 2)
+    hubs.publish()
+    # By the same process, which holds the files of the lane no more.
+    until(lambda: {each.lane: each.whole for each in hubs.hub.lanes()}.get(1))
+    assert hubs.hub.cut
+    until(lambda: kept.recovered == 1)
+    assert [(p.lane, p.rows, p.late) for p in hubs.hub.decisions(99)] == [(1, 1, True)]
+    assert kept.close(10.0)
+    assert list(tmp_path.glob("lane-*")) == []
+
+
 def kept_still(kept):
     """While the hub cannot be reached by anybody else."""
     return kept._connect().turn

@@ -195,6 +195,33 @@ def test_a_limit_that_comes_later_waits_for_those_who_had_none() -> None:
     assert idle < 8
 
 
+def test_without_a_limit_a_lane_draws_before_it_is_known() -> None:
+    settings = config(policy=PolicyConfig(rate=1.0))
+    fleet, traffic = Fleet(settings, KEY, 1), Traffic(np.random.default_rng(1))
+    early = fleet.join()
+    assert early.number not in fleet.newest.tickets
+    assert np.count_nonzero(early.decide(traffic.requests(30)).randomized) == 30
+    # A limit that came before anybody had heard of it waits for it too.
+    fleet.main.controls.set_budget(50)
+    fleet.publish()
+    fleet.adopt(fleet.lanes[0])
+    fleet.ship(fleet.lanes[0])
+    fleet.publish()
+    fleet.adopt(fleet.lanes[0])
+    assert np.count_nonzero(fleet.lanes[0].decide(traffic.requests(30)).randomized) == 0
+    early.decide(traffic.requests(15))
+    fleet.adopt(early)
+    fleet.ship()
+    for _ in range(20):
+        fleet.now = traffic.at
+        fleet.publish()
+        fleet.adopt()
+        fleet.lanes[0].decide(traffic.requests(3))
+        fleet.ship()
+        fleet.sequence()
+    assert 45 <= drawn(fleet)[0] <= 50
+
+
 def test_what_a_lost_lane_held_counts_as_spent_until_all_of_it_came() -> None:
     settings = config(policy=PolicyConfig(rate=1.0), budget=BudgetConfig(requests=80))
     fleet, traffic = Fleet(settings, KEY, 2), Traffic(np.random.default_rng(1))

@@ -12,9 +12,11 @@ from raw_scores import Log, raw_sums
 from traffic import KEY, Traffic, config
 
 from equipoise.agent.agent import Agent
-from equipoise.agent.config import PolicyConfig
+from equipoise.agent.cli.status import describe
+from equipoise.agent.config import PolicyConfig, RewardConfig
 from equipoise.agent.maintenance.audit import audit
 from equipoise.store.batches import Closure, DecisionBatch, RequestBatch
+from equipoise.store.lanes import Tickets
 from equipoise.store.memory import MemoryStore
 
 
@@ -189,6 +191,30 @@ def test_what_a_lost_lane_ships_is_logged_and_in_no_sum() -> None:
     assert found.left_out == {"late": 40}
 
 
+def test_what_comes_late_and_was_out_of_tickets_is_in_no_sum_either() -> None:
+    settings = config()
+    fleet, traffic = Fleet(settings, KEY, 2), Traffic(np.random.default_rng(0))
+    first, second = fleet.lanes
+    second.agent.limit(Tickets(draws=0))
+    sliced = second.decide(traffic.requests(40))
+    assert set(sliced.closed_by.tolist()) == {int(Closure.SLICE)}
+    first.decide(traffic.requests(40))
+    fleet.ship(first)
+    fleet.lose(second)
+    fleet.turn()
+    fleet.main.refresh(30.0, review=False)
+    fleet.turn()
+    first.decide(traffic.requests(30))
+    fleet.ship()
+    fleet.turn()
+    fleet.turn()
+    assert fleet.main.store.decisions == 110
+    found = audit(fleet.main.store, settings, KEY)
+    assert found.faults == []
+    assert found.left_out == {"late": 40}
+    assert found.closed_by == {}
+
+
 def test_what_a_lane_shipped_late_enters_behind_what_came_in_time() -> None:
     """A version that a third lane holds back is numbered before the late rows of a lost one."""
     settings = config()
@@ -218,6 +244,35 @@ def test_what_a_lane_shipped_late_enters_behind_what_came_in_time() -> None:
     assert closed_by.tolist() == [int(Closure.OPEN)] * 25 + [int(Closure.LATE)] * 10
     assert len(early) + len(in_time) + len(late) == 30
     assert audit(fleet.main.store, settings, KEY).faults == []
+
+
+def test_what_is_left_out_holds_nothing_back() -> None:
+    """Its outcome may never come: who asked twice rates once, and those of a lost lane are gone."""
+    settings = config(reward=RewardConfig(low=0.0, high=1.0))
+    fleet, traffic = Fleet(settings, KEY, 2), Traffic(np.random.default_rng(0))
+    first, second = fleet.lanes
+    requests = named(traffic.requests(10), 0)
+    fleet.now = 2.0
+    first.observe(traffic.outcomes(first.decide(requests)))
+    fleet.turn()
+    fleet.turn()
+    second.decide(take(requests, np.arange(3)))
+    fleet.turn()
+    second.decide(named(traffic.requests(4), 20))
+    fleet.lose(second)
+    fleet.turn()
+    fleet.turn()
+    first.observe(traffic.outcomes(first.decide(named(traffic.requests(10), 40))))
+    fleet.turn()
+    fleet.turn()
+    assert audit(fleet.main.store, settings, KEY).left_out == {"late": 4, "repeated": 3}
+    view = fleet.main.answers.view()
+    assert (view.watermark, fleet.main.store.decisions) == (27, 27)
+    assert view.certified.overall.rows == 20
+    behind = fleet.main.light.pending.behind(view.watermark)
+    assert (behind.waiting, behind.held) == (0, 0)
+    said = describe(fleet.main)
+    assert (said["left_out"], said["waiting_for_outcomes"]) == ({"late": 4, "repeated": 3}, 0)
 
 
 def test_what_comes_late_of_an_era_that_has_ended_leaves_the_new_one_alone() -> None:
@@ -379,6 +434,7 @@ def test_an_outcome_may_come_to_any_lane_before_its_decision() -> None:
     store = fleet.main.store
     assert [float(part.reward[0]) for part in store.outcome_parts(1)] == [1.0]
     assert [float(part.reward[0]) for part in store.outcome_parts(2)] == [0.5]
+    assert fleet.sequencer.done.duplicates == 0
     assert len(fleet.shipped) == 1
     second.report(
         reported({"decision_id": "d1-1", "reward": 0.0}, {"decision_id": "d1-1", "reward": 1.0})
