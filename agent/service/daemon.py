@@ -20,6 +20,7 @@ from equipoise.agent.config import ExperimentConfig
 from equipoise.agent.config.service import JOBS, ServiceSettings
 from equipoise.agent.errors import AgentError
 from equipoise.agent.lanes.authority import TURN_SECONDS, Authority
+from equipoise.agent.lifecycle import stored_config
 from equipoise.agent.lifecycle.opening import with_after_decision
 from equipoise.agent.maintenance.audit_chain import append_anchor
 from equipoise.agent.record_adapter import RecordAdapter
@@ -90,6 +91,7 @@ class Daemon:
         self.clock = Clock()
         open_bytes = settings.limits.open_bytes
         config = with_after_decision(config, store)
+        before = stored_config.load(store)
         self.agent = Agent(config, store, key, at=self.clock(), open_bytes=open_bytes)
         self.agent.when_broken = self._broke
         # While the sums are here: what was certified of rows drawn elsewhere is kept.
@@ -104,6 +106,10 @@ class Daemon:
         self.breaker = Breaker()
         kill_switch = KillSwitch(settings.kill_switch_path)
         self.switches = Switches(self.agent, settings.mode, kill_switch, self._passes_through)
+        requests = config.budget.requests
+        if before is not None and ExperimentConfig.from_json(before).budget.requests != requests:
+            # The file was changed since: its word is newer than any that was given meanwhile.
+            self.switches.set_budget(requests, self.clock())
         self.adapter = RecordAdapter(self.agent, self.clock, lambda: self.clock.off)
         rate = settings.limits.decide_per_second
         self.rates = None if rate is None else Rates(rate)
