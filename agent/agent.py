@@ -249,7 +249,10 @@ class Agent:
         at: seconds since the epoch, now."""
         table = self.light.pending
         rows = max(0, min(before - table.base, table.size))
-        numbers = table.base + np.flatnonzero(~table.expired[:rows])
+        self.close(table.base + np.flatnonzero(~table.expired[:rows]), at)
+
+    def close(self, numbers: Ints, at: float) -> None:
+        """Close decisions (n,) that wait for nothing any more. at: seconds since the epoch, now."""
         if len(numbers):
             self._log(ExpiryBatch(numbers, np.full(len(numbers), at)))
 
@@ -346,9 +349,7 @@ class Agent:
         rows = np.arange(table.size) if numbers is None else table.rows(numbers)
         rows = rows[(table.era[rows] == era) & ~table.expired[rows] & ~table.is_void(rows)]
         complete = table.has_reward[rows] & table.has_outputs[rows]
-        rows = rows[~complete | np.isposinf(table.until[rows])]
-        if len(rows):
-            self._log(ExpiryBatch(rows + table.base, np.full(len(rows), at)))
+        self.close(rows[~complete | np.isposinf(table.until[rows])] + table.base, at)
 
     def ingest(self, observations: ObservationBatch) -> Accepted:
         """Log OBS rows that never went through a decision."""
@@ -391,8 +392,7 @@ class Agent:
             closing |= ahead & (np.arange(table.base, table.next) < self._dated_ahead[1])
             self._dated_ahead = None
         numbers = table.base + np.flatnonzero(closing)
-        if len(numbers):
-            self._log(ExpiryBatch(numbers, np.full(len(numbers), now)))
+        self.close(numbers, now)
         return len(numbers)
 
     def refresh(self, at: float = 0.0, *, review: bool = True) -> Snapshot:

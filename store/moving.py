@@ -61,13 +61,14 @@ def move(
     source: SqlStore,
     target: Where,
     at: float,
-    before: Callable[[], None] = lambda: None,
+    before: Callable[[Connection | None], None] = lambda connection: None,
     progress: Progress = lambda doing, rows: None,
 ) -> Moved:
     """Copy a store that is open for writing, so that nobody writes to it, to where nothing is.
 
     at: now, in seconds since the epoch. before: done when the copy is whole and compared, just
-    before it appears; where that fails it does not.
+    before it appears; where that fails it does not. It is given the connection of a PostgreSQL
+    target, whose transaction ends after it.
     Raises StoreError; then nothing is at the target.
     """
     anchor, rows, decisions = source.anchor(at), source.next_seq, source.decisions
@@ -87,7 +88,7 @@ def move(
     return Moved(rows, decisions, count, anchor)
 
 
-def _load(path: Path, write: Write, before: Callable[[], None]) -> None:
+def _load(path: Path, write: Write, before: Callable[[Connection | None], None]) -> None:
     """Make a SQLite store under a hidden name, then give it its own."""
     scratch = path.with_name(f".{path.name}.migrate-{os.getpid()}")
     try:
@@ -96,7 +97,7 @@ def _load(path: Path, write: Write, before: Callable[[], None]) -> None:
         with open_store(scratch, read_only=True) as store:
             store.anchor(0.0)  # it opens
         sync_to_disk(scratch)
-        before()
+        before(None)
         try:
             os.link(scratch, path)  # unlike a rename it never replaces
         except FileExistsError:

@@ -101,7 +101,7 @@ def serve(
         typer.Option(help="The key file of the experiment.", show_default="service.key"),
     ] = None,
     check: Annotated[
-        bool, typer.Option(help="Only check the configuration and forecast the store's growth.")
+        bool, typer.Option(help="Only check configuration and database, and forecast growth.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="With --check: print JSON.")] = False,
 ) -> None:
@@ -120,7 +120,7 @@ def serve(
     """
     import msgspec
 
-    from equipoise.agent.service.roles import check_lanes
+    from equipoise.agent.service.roles import check_database, check_lanes
     from equipoise.agent.service.roles import serve as serve_role
     from equipoise.agent.service.run import check_only
 
@@ -145,11 +145,19 @@ def serve(
     if check:
         if workers is not None or role != "both":
             check_lanes(config, overrides)
-        facts = check_only(config, overrides)
+        found = check_database(config, overrides, role)
+        one = workers is None and role == "both" and not found
+        deciders = None if one else 0 if role == "authority" else workers or 1
+        facts = check_only(config, overrides, deciders, authority=role != "decider")
         sentence = facts.pop("sentence")
+        if found:
+            facts["database"] = found
+            sentence = f"{sentence}\n{found['sentence']}"
         if as_json:
             typer.echo(msgspec.json.encode(facts).decode())
         else:
             say(sentence.splitlines())
+        if found.get("refused"):
+            raise typer.Exit(2)
     else:
         raise typer.Exit(serve_role(config, overrides, role, workers))

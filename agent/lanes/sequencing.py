@@ -221,13 +221,16 @@ class Sequencer:
                 requests = [
                     "" if more else name for more, name in zip(again, requests, strict=True)
                 ]
+            closed_by = np.where(np.array(again) & (closed_by == 0), int(Closure.AGAIN), closed_by)
         # Whatever else closed it: a row that is out of its order is in no sum.
         closed_by = np.where(repeated, int(Closure.REPEATED), closed_by)
         if parcel.late:
             closed_by = np.full(len(batch), int(Closure.LATE))
         done = self.done
         done.late += count if parcel.late else 0
-        done.repeated += int(np.count_nonzero(repeated))
+        done.repeated += int(
+            np.count_nonzero(np.isin(closed_by, (Closure.REPEATED, Closure.AGAIN)))
+        )
         return replace(batch, closed_by=closed_by, request_id=requests)
 
     def _enter(self, together: Sequence[tuple[Parcel, DecisionBatch]]) -> None:
@@ -248,6 +251,19 @@ class Sequencer:
             end = int(part.positions[-1]) % (1 << LANE_BITS) + 1
             ends[parcel.lane] = max(ends.get(parcel.lane, 0), end)
             self._count(parcel.lane, _draws_of(agent, part))
+
+    def close_again(self, now: float) -> None:
+        """Close decisions of requests that were decided twice at once and whose other decision has
+        its reward: who names the request rates that one. now: by the agent's clock."""
+        table = self._agent.light.pending
+        held = slice(0, table.size)
+        again = (table.closed_by[held] == Closure.AGAIN) & ~table.expired[held]
+        numbers = []
+        for row in np.flatnonzero(again & ~table.has_reward[held]).tolist():
+            twin = (table.unit[held] == table.unit[row]) & table.has_reward[held]
+            if (twin & (table.x[held] == table.x[row]).all(axis=1)).any():
+                numbers.append(table.base + row)
+        self._agent.close(np.array(numbers, dtype=np.int64), now)
 
     def outcomes(self, parcels: Sequence[Parcel], now: float) -> list[tuple[int, int]]:
         """Let outcomes enter whose decisions have; (lane, place) of the parcels of which nothing is

@@ -13,9 +13,10 @@ from equipoise.store.address import Where, beside, is_url, shown
 from equipoise.store.errors import StoreError
 from equipoise.store.lanes import HubError
 from equipoise.store.lanes.copying import copy_hub
-from equipoise.store.lanes.opening import SUFFIX, open_hub
+from equipoise.store.lanes.opening import SUFFIX, hub_within, open_hub
 from equipoise.store.moving import check_target, holds_hub, move
 from equipoise.store.opening import exists, open_store
+from equipoise.store.sql.connection import Connection
 
 
 def migrate(
@@ -42,13 +43,14 @@ def migrate(
         hub = _has_hub(source)
         written: list[Path] = []
 
-        def finish() -> None:
+        def finish(connection: Connection | None) -> None:
             if secret is not None and not same:
                 write_key(target, secret, to_key)
                 written.append(place)
-            if hub and not is_url(target):
-                written.append(beside(target, SUFFIX))
-                _copy_hub(source, target)
+            if hub:
+                if connection is None:
+                    written.append(beside(target, SUFFIX))
+                _copy_hub(source, target, connection)
 
         try:
             moved = move(opened, target, time.time(), finish, progress)
@@ -56,8 +58,6 @@ def migrate(
             for path in written:
                 path.unlink(missing_ok=True)
             raise
-        if hub and is_url(target):
-            _copy_hub(source, target)
     log = moved.anchor.log
     return {
         "log_rows": moved.log_rows,
@@ -86,9 +86,10 @@ def _has_hub(source: Where) -> bool:
     return True
 
 
-def _copy_hub(source: Where, target: Where) -> None:
+def _copy_hub(source: Where, target: Where, connection: Connection | None) -> None:
+    # In the transaction of the store: a store without its hub would give lanes twice.
     try:
-        with open_hub(str(source)) as old, open_hub(str(target)) as new:
+        with open_hub(str(source)) as old, hub_within(str(target), connection) as new:
             copy_hub(old, new)
     except HubError as error:
         raise AgentError(str(error)) from error

@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs
 
 import httpx
 import msgspec
@@ -53,6 +54,8 @@ from equipoise.store.lanes.lane_store import LaneStore
 
 UNIX = "unix:"
 """How the address of an authority begins that is the path of a socket."""
+AUTHORITY = "authority"
+"""Its name among the processes whose metrics can be asked for."""
 STOP_SHARE = 0.8
 """Of the seconds a stop may take, for shipping what is left."""
 AT_ONCE = 64
@@ -265,8 +268,15 @@ class Decider:
                 self.log.info("store-works-again")
 
 
-def build_decider(decider: Decider, tokens: Tokens, authority: str | None) -> Application:
-    """The application of one decider. authority: where the rest is answered, None for nowhere."""
+def build_decider(
+    decider: Decider,
+    tokens: Tokens,
+    authority: str | None,
+    name: str = "decider",
+    others: Mapping[str, str] | None = None,
+) -> Application:
+    """The application of one decider. authority: where the rest is answered, None for nowhere.
+    name: of this process; others: where those are that share its address, by their names."""
     settings, counters, log = decider.settings, decider.counters, decider.log
     limits, hot = settings.limits, decider.hot
     committed = None if decider.barrier is None else decider.barrier.wait
@@ -293,15 +303,37 @@ def build_decider(decider: Decider, tokens: Tokens, authority: str | None) -> Ap
     own = Starlette(routes=routes)
     own.router.redirect_slashes = False
     forward = Forward(authority, limits, log, settings.base_path)
+    processes = {
+        AUTHORITY: forward,
+        **{
+            other: Forward(address, limits, log, settings.base_path)
+            for other, address in (others or {}).items()
+        },
+    }
     here = {path for path in by_path if "{" not in path}
 
     async def rest(scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"]
+        if path == "/metrics" and (wanted := _process(scope)) not in (None, name):
+            other = processes.get(wanted)
+            if other is None:
+                known = ", ".join(sorted((name, *processes)))
+                unknown = Refusal(404, f"process is {wanted[:64]!r}, expected one of {known}")
+                await respond_error(receive, send, unknown, path, log)
+            else:
+                await other(scope, receive, send)
+            return
         is_ours = path in here or path.startswith("/ofrep/")
         await (own if is_ours else forward)(scope, receive, send)
 
     base = settings.base_path
     return Application(hot, rest, decider, doors, limits, counters, log, decider.barrier, base)
+
+
+def _process(scope: Scope) -> str | None:
+    """Whose metrics are asked for; None for whoever answers."""
+    given = parse_qs(scope["query_string"].decode("latin-1")).get("process")
+    return given[-1] if given else None
 
 
 def _plain(decider: Decider) -> tuple[Plain, ...]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -20,16 +21,18 @@ import time
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import msgspec
 
 from equipoise.agent.config import ConfigError
 from equipoise.agent.config.file import load_file
 from equipoise.agent.config.service import ServiceSettings
+from equipoise.agent.decisions.uniforms import key_hash
+from equipoise.agent.errors import AgentError
 from equipoise.agent.lanes.decider import lane_folder
 from equipoise.agent.lanes.publishing import refuse_lanes
-from equipoise.agent.maintenance.key_file import given_key, key_path
+from equipoise.agent.maintenance.key_file import given_key, key_path, read_key
 from equipoise.agent.service.daemon import Office
 from equipoise.agent.service.decider import UNIX, Decider, build_decider
 from equipoise.agent.service.http.access import Tokens
@@ -44,14 +47,23 @@ from equipoise.agent.service.run import (
 )
 from equipoise.agent.service.telemetry import Log
 from equipoise.store.address import is_url
-from equipoise.store.lanes import HubError, TermEndedError
-from equipoise.store.lanes.opening import hub_path, open_hub
+from equipoise.store.errors import StoreError
+from equipoise.store.lanes import HubError, HubRefusedError, TermEndedError
+from equipoise.store.lanes.opening import hub_path, look, open_hub
+from equipoise.store.records import Era
 from equipoise.store.words import plural
+
+if TYPE_CHECKING:
+    from equipoise.store.lanes.postgres import Sight
 
 Role: TypeAlias = Literal["authority", "decider", "both"]
 
 STANDING_BY = "standing by"
 """The line that says that another authority holds the office."""
+AWAY = "the hub is away"
+"""The line that says that nobody knows yet who holds it."""
+LONGEST_SOCKET = 103
+"""Bytes of the path of a socket: what every system takes."""
 START_SECONDS = 120.0
 """Until a child has to be ready for the first time; an authority may read a long log before."""
 LONGEST_PAUSE, STEADY_SECONDS = 10.0, 30.0
@@ -66,7 +78,8 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
 
     overrides: of `[service]`. listener: descriptor of the socket it is to listen at, None to bind
     one; shared: with others at the same port. authority: where a decider sends what it does not
-    answer. share: deciders that share the address. name: for its log.
+    answer. share: deciders that share the address. name: for its log. sockets: where each decider
+    that shares the address can be asked by its name.
     """
 
     role: Role
@@ -77,6 +90,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     shared: bool = False
     authority: str | None = None
     share: int = 1
+    sockets: dict[str, str] = {}
 
 
 def serve(
@@ -136,30 +150,92 @@ def check_lanes(config: Path, overrides: Mapping[str, object]) -> None:
 
 def run_authority(order: Order) -> int:
     """Be the authority, or stand by until the office is free; the exit code."""
-    return run(Path(order.config), order.overrides, _elected, order.name)
+    return run(Path(order.config), order.overrides, partial(_elected, order.name), order.name)
+
+
+def refuse_hub(settings: ServiceSettings, key: bytes | None, *, decider: bool) -> Sight | None:
+    """What is found at the database; None where the hub is a file. Nothing is made there.
+
+    key: None where there is none yet. Raises HubRefusedError or AgentError where no waiting makes
+    it the hub of this process, HubError where nobody answers.
+    """
+    if not is_url(settings.store):
+        return None
+    sight = look(settings.store)
+    why = sight.refusal(decider=decider)
+    if why is not None:
+        raise HubRefusedError(f"{sight.name}: {why} (docs/scale-out.md, privileges)")
+    if key is None or not sight.hub:
+        return sight
+    with open_hub(settings.store) as hub:
+        newest = hub.newest()
+        text = None if newest is None else hub.document(f"era:{newest.era}")
+    if text is not None and msgspec.json.decode(text, type=Era).key_hash != key_hash(key):
+        raise AgentError("the key is that of another experiment: give the one of the hub's")
+    return sight
+
+
+def check_database(config: Path, overrides: Mapping[str, object], role: Role) -> dict[str, Any]:
+    """What a process of this role finds at the database of a configuration: `refused`, and a
+    sentence; {} where the store is a file."""
+    settings = load_file(config, overrides).service
+    if not is_url(settings.store):
+        return {}
+    decider = role == "decider"
+    try:
+        key = given_key(settings.store, settings.key) if decider else None
+        key = key or read_key(settings.store, settings.key)
+        sight = refuse_hub(settings, key, decider=decider)
+    except (StoreError, AgentError) as error:
+        return {"refused": True, "sentence": f"store: refused: {error}"}
+    assert sight is not None
+    may = "may create tables" if sight.creates else "may not create tables"
+    there = "an experiment is there" if sight.log else "no experiment is there yet"
+    where = f"schema {sight.schema}"
+    sentence = f"store: connected as {sight.role}, which {may} in {where}; {there}"
+    if decider and not sight.hub:
+        sentence += "; deciders wait until an authority was there"
+    return {"refused": False, "sentence": sentence}
+
+
+def _look_first(settings: ServiceSettings, key: bytes | None, log: Log, *, decider: bool) -> None:
+    """Raise what no waiting changes; say that the hub is away, which may change."""
+    try:
+        refuse_hub(settings, key, decider=decider)
+    except HubRefusedError:
+        raise
+    except HubError as error:
+        log.warning("hub-away", problem=str(error))
 
 
 @contextlib.contextmanager
-def _elected(settings: ServiceSettings) -> Iterator[Office]:
-    """Wait for the office, and keep it while the experiment opens."""
+def _elected(process: str, settings: ServiceSettings) -> Iterator[Office]:
+    """Wait for the office, and keep it while the experiment opens. process: for the log."""
     name, seconds = f"{socket.gethostname()}:{os.getpid()}", settings.lanes.lease_seconds
-    said = False
+    log = Log(settings.log_level, process=process)
+    _look_first(settings, read_key(settings.store, settings.key), log, decider=False)
+    said, trouble = "", ""
     while True:
         hub = None
         try:
             hub = open_hub(settings.store, settings.durability)
             term = hub.elect(name, seconds)
         except HubError as error:
-            if not said:
-                print(f"equipoise: {error}", file=sys.stderr, flush=True)
+            if str(error) != trouble:
+                trouble = str(error)
+                log.warning("hub-away", problem=trouble)
             term = None
         if term is not None and hub is not None:
             break
+        state = AWAY if hub is None else STANDING_BY
         if hub is not None:
             hub.close()
-        if not said:
-            print(STANDING_BY, flush=True)
-            said = True
+            trouble = ""
+        if state != said:
+            said = state
+            print(state, flush=True)
+            if state == STANDING_BY:
+                log.info("standing-by")
         time.sleep(min(seconds / 4.0, 1.0))
     done = threading.Event()
 
@@ -193,6 +269,7 @@ def run_decider(order: Order) -> int:
     tokens = Tokens(settings.tokens)
     key = given_key(settings.store, settings.key)
     connect = partial(open_hub, settings.store, settings.durability, settings.lanes.lease_seconds)
+    _look_first(settings, key, log, decider=True)
     folder = lane_folder(settings.store, settings.lanes.folder)
     decider = Decider(file.experiment, settings, connect, key, folder, log)
     switch = decider.kill_switch
@@ -201,13 +278,20 @@ def run_decider(order: Order) -> int:
         signal.SIGUSR1: partial(switch.signal, True),
         signal.SIGUSR2: partial(switch.signal, False),
     }
-    front = build_decider(decider, tokens, order.authority or settings.lanes.authority)
+    others = {name: f"{UNIX}{path}" for name, path in order.sockets.items() if name != order.name}
+    front = build_decider(
+        decider, tokens, order.authority or settings.lanes.authority, order.name, others
+    )
     with contextlib.ExitStack() as stack:
         if order.listener is None:
             listener = stack.enter_context(listening(settings, shared=order.shared))
         else:
             listener = socket.socket(fileno=order.listener)
-        serve_front(front, settings, listener, decider.counters.refused, signals, log)
+        own = []
+        if order.name in order.sockets:
+            place = msgspec.structs.replace(settings, uds=order.sockets[order.name], uds_mode="600")
+            own.append(stack.enter_context(listening(place)))
+        serve_front(front, settings, listener, decider.counters.refused, signals, log, own)
     return 0
 
 
@@ -239,7 +323,7 @@ class Child:
         self._deaths = 0
 
     async def start(self) -> None:
-        """Start it; `ready` is set once it listens, or stands by."""
+        """Start it; `ready` is set once it listens, stands by, or waits for the hub."""
         self.ready.clear()
         passed = () if self.order.listener is None else (self.order.listener,)
         self._started = time.monotonic()
@@ -260,7 +344,7 @@ class Child:
         assert self.process is not None
         assert self.process.stdout is not None
         async for line in self.process.stdout:
-            if line.startswith((b"listening on ", STANDING_BY.encode())):
+            if line.startswith((b"listening on ", STANDING_BY.encode(), AWAY.encode())):
                 self.ready.set()
 
     def pause(self) -> float:
@@ -307,14 +391,14 @@ class Supervisor:
             # Others of this user could share the port too: it must be free.
             listen(self._settings).close()
         with (
-            tempfile.TemporaryDirectory(prefix="equipoise-") as folder,
+            _socket_folder(self._settings) as folder,
             listening(self._settings, shared=shared) as listener,
         ):
             if not shared:
                 listener.listen(BACKLOG)
-            return asyncio.run(self._run(listener, shared, Path(folder) / "authority.sock"))
+            return asyncio.run(self._run(listener, shared, folder))
 
-    async def _run(self, listener: socket.socket, shared: bool, path: Path) -> int:
+    async def _run(self, listener: socket.socket, shared: bool, folder: Path) -> int:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop, number)
@@ -322,6 +406,7 @@ class Supervisor:
             loop.add_signal_handler(number, self._pass_on, number)
         order, address = self._order, None
         if order.role == "both":
+            path = folder / "0.sock"
             address = f"{UNIX}{path}"
             overrides = {**order.overrides, "uds": str(path), "uds_mode": "600"}
             made = msgspec.structs.replace(
@@ -331,16 +416,19 @@ class Supervisor:
         overrides = dict(order.overrides)
         if shared:
             overrides["port"] = listener.getsockname()[1]
-        for index in range(self._workers):
+        names = [f"decider-{index + 1}" for index in range(self._workers)]
+        sockets = {name: str(folder / f"{at}.sock") for at, name in enumerate(names, 1)}
+        for name in names:
             made = msgspec.structs.replace(
                 order,
                 role="decider",
                 overrides=overrides,
-                name=f"decider-{index + 1}",
+                name=name,
                 listener=None if shared else listener.fileno(),
                 shared=shared,
                 authority=address,
                 share=self._workers,
+                sockets=sockets,
             )
             self._deciders.append(Child(made))
         first = [] if self._authority is None else [self._authority]
@@ -427,6 +515,34 @@ class Supervisor:
             host, port = place[:2]
             address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         print(f"listening on {address}", flush=True)
+
+
+@contextlib.contextmanager
+def _socket_folder(settings: ServiceSettings) -> Iterator[Path]:
+    """A folder of this user's for the sockets of the children, which lies with the lanes where
+    that path is short enough. What killed supervisors left there is removed."""
+    place, begin = lane_folder(settings.store, settings.lanes.folder).absolute(), "sockets-"
+    longest = place / f"{begin}4194304-xxxxxxxx" / "256.sock"
+    if len(os.fsencode(longest)) > LONGEST_SOCKET:
+        place, begin = Path(tempfile.gettempdir()), "equipoise-"
+    place.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for left in place.glob(f"{begin}*-*"):
+        pid = left.name.removeprefix(begin).partition("-")[0]
+        if pid.isdecimal() and (int(pid) == os.getpid() or not _lives(int(pid))):
+            shutil.rmtree(left, ignore_errors=True)
+    begin = f"{begin}{os.getpid()}-"
+    with tempfile.TemporaryDirectory(prefix=begin, dir=place) as folder:
+        yield Path(folder)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def _end_with_supervisor() -> None:

@@ -20,7 +20,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
@@ -201,8 +201,10 @@ def serve_front(
     refused: Counter[int],
     signals: Signals,
     log: Log,
+    others: Sequence[socket.socket] = (),
 ) -> None:
-    """Serve until a signal. Raises StartError where the daemon did not start."""
+    """Serve until a signal. others: sockets beside the one that is named. Raises StartError where
+    the daemon did not start."""
     protocol: Any = functools.partial(
         DirectProtocol, front, limits=settings.limits, refused=refused, turns=Turns()
     )
@@ -226,7 +228,7 @@ def serve_front(
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     sys.setswitchinterval(SWITCH_SECONDS)
     try:
-        server.run(sockets=[listener])
+        server.run(sockets=[listener, *others])
     except SystemExit as end:
         if end.code:
             raise StartError("the daemon did not start; its log says why") from None
@@ -237,8 +239,15 @@ def serve_front(
 _SURELY_SECONDS = 5.0
 
 
-def check_only(path: Path, overrides: Mapping[str, object]) -> dict[str, Any]:
-    """What a configuration that is fine amounts to, with the growth of its store.
+def check_only(
+    path: Path,
+    overrides: Mapping[str, object],
+    deciders: int | None = None,
+    *,
+    authority: bool = True,
+) -> dict[str, Any]:
+    """What a configuration that is fine amounts to, with the growth of its store. deciders,
+    authority: what is to run here, as of `Needs.sentence`.
 
     Raises ConfigError with every problem, AgentError where the store that is there refuses it.
     """
@@ -248,7 +257,9 @@ def check_only(path: Path, overrides: Mapping[str, object]) -> dict[str, Any]:
     files = descriptors(file.service.limits.connections)
     needed = _possible(file)
     expected = growth(
-        file.experiment, files_of(file.service.store), file.capacity.requests_per_second
+        file.experiment,
+        None if is_url(file.service.store) else files_of(file.service.store),
+        file.capacity.requests_per_second,
     )
     return {
         "config": str(path),
@@ -271,7 +282,7 @@ def check_only(path: Path, overrides: Mapping[str, object]) -> dict[str, Any]:
                 *([files.sentence] if files.sentence else []),
                 waiting_sentence(file.experiment),
                 *rated_sentences(file),
-                str(needed),
+                needed.sentence(deciders, authority=authority),
                 *_retention(file),
             ]
         ),

@@ -3,6 +3,7 @@
 from equipoise.store.lanes.contract import (
     Hub,
     HubError,
+    HubRefusedError,
     LaneEndedError,
     LaneStatus,
     Lease,
@@ -18,6 +19,7 @@ from equipoise.store.lanes.contract import (
 __all__ = [
     "Hub",
     "HubError",
+    "HubRefusedError",
     "LaneEndedError",
     "LaneStatus",
     "Lease",

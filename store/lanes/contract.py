@@ -34,6 +34,10 @@ class HubError(StoreError):
     """The hub cannot be reached, or refuses."""
 
 
+class HubRefusedError(HubError):
+    """The database refuses who asks, by login or rights: no waiting changes that."""
+
+
 class LaneEndedError(HubError):
     """The lane was ended: it lost its lease, or was given back."""
 

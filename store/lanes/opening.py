@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from equipoise.store.address import Where, beside, is_url
 from equipoise.store.lanes.contract import Hub, HubError
 from equipoise.store.lanes.sqlite import SqliteHub
+from equipoise.store.sql.connection import Connection
 from equipoise.store.sqlite.connection import Durability
+
+if TYPE_CHECKING:
+    from equipoise.store.lanes.postgres import Sight
 
 SUFFIX = ".lanes"
 
@@ -33,3 +38,27 @@ def open_hub(where: Where, durability: Durability = "process", seconds: float = 
             f"a PostgreSQL hub needs psycopg ({error}): install equipoise[postgres]"
         ) from error
     return PostgresHub(str(where), seconds)
+
+
+def hub_within(where: Where, connection: Connection | None) -> Hub:
+    """A hub to be filled: of a PostgreSQL store in the open transaction of `connection`, of a file
+    (None) by itself. Raises HubError."""
+    if connection is None:
+        return open_hub(where)
+    from equipoise.store.lanes.postgres import HubWithin
+    from equipoise.store.postgres.connection import PostgresConnection
+
+    assert isinstance(connection, PostgresConnection)
+    return HubWithin(connection.raw, str(where))
+
+
+def look(url: str, seconds: float = 3.0) -> Sight:
+    """What a role finds in the database of a URL, without making anything. Raises HubRefusedError
+    where the login is refused, HubError where nobody answers."""
+    try:
+        from equipoise.store.lanes import postgres
+    except ImportError as error:
+        raise HubError(
+            f"a PostgreSQL hub needs psycopg ({error}): install equipoise[postgres]"
+        ) from error
+    return postgres.look(url, seconds)

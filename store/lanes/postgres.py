@@ -18,7 +18,7 @@ from psycopg.sql import SQL, Identifier
 
 from equipoise.store.address import parse_address
 from equipoise.store.errors import StoreError
-from equipoise.store.lanes.contract import HubError
+from equipoise.store.lanes.contract import HubError, HubRefusedError
 from equipoise.store.lanes.sql import FORMAT, Row, SqlHub
 
 T = TypeVar("T")
@@ -40,6 +40,28 @@ SELECT set_config('search_path', quote_ident(%(schema)s), false),
        set_config('idle_in_transaction_session_timeout', %(wait)s, false),
        CASE WHEN current_setting('synchronous_commit') = 'off'
          THEN set_config('synchronous_commit', 'on', false) END"""
+_REFUSALS = (
+    "authentication failed",
+    "no password supplied",
+    "no pg_hba.conf entry",
+    "not permitted to log in",
+    "permission denied for database",
+    "does not exist",
+)
+"""What a server says to a login that no waiting changes. The driver has no code for it; a server
+that says it in another language is waited for."""
+_SEEN = """
+SELECT current_user, n.oid IS NOT NULL,
+       CASE WHEN n.oid IS NULL THEN has_database_privilege(current_database(), 'CREATE')
+         ELSE has_schema_privilege(n.oid, 'CREATE') END,
+       n.oid IS NULL OR has_schema_privilege(n.oid, 'USAGE')
+FROM (SELECT 1) AS one LEFT JOIN pg_namespace AS n ON n.nspname = %s"""
+_TABLES_SEEN = """
+SELECT c.relname,
+       ARRAY(SELECT r FROM unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS r
+             WHERE NOT has_table_privilege(c.oid, r))
+FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+WHERE n.nspname = %s AND c.relkind IN ('r', 'p') ORDER BY c.relname"""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
 
 
@@ -66,7 +88,7 @@ class PostgresHub(SqlHub):
         try:
             self._connect(time.monotonic() + seconds)
         except psycopg.Error as error:
-            raise HubError(f"{self.name}: {_words(error)}") from error
+            raise _at_connecting(self.name, error) from error
         try:
             self.transaction(self._set_up, lasting=True)
         except BaseException:
@@ -207,6 +229,107 @@ class PostgresHub(SqlHub):
         [(format_,)] = self.rows("SELECT format FROM lane_state")
         if format_ != FORMAT:
             raise HubError(f"{self.name}: format {format_}, this equipoise knows {FORMAT}")
+
+
+class Sight(msgspec.Struct, frozen=True, kw_only=True):
+    """What a role finds in a database, where nothing is made by looking.
+
+    name: of the database, without a password. creates: whether the role may make what is missing;
+    uses: whether it may look into the schema. log, hub: whether they are there. lacks: rights by
+    table.
+    """
+
+    name: str
+    role: str
+    schema: str
+    creates: bool
+    uses: bool
+    log: bool
+    hub: bool
+    lacks: dict[str, list[str]]
+
+    def refusal(self, *, decider: bool) -> str | None:
+        """Why it cannot be a decider here, or an authority; None where it can."""
+        if not self.uses:
+            return f"role {self.role} may not use schema {self.schema}: GRANT USAGE ON SCHEMA"
+        there = self.hub if decider else self.log and self.hub
+        if not decider and not there and not self.creates:
+            return f"role {self.role} may not create tables in schema {self.schema}: GRANT CREATE"
+        for table, rights in self.lacks.items():
+            if table.startswith("lane_") or (table == "writer" and not decider):
+                what = ", ".join(rights)
+                return f"role {self.role} lacks {what} on {self.schema}.{table}: GRANT {what}"
+        return None
+
+
+def look(url: str, seconds: float = 3.0) -> Sight:
+    """What is there, within about so many seconds. Raises HubRefusedError where the login is
+    refused, HubError where nobody answers."""
+    try:
+        address = parse_address(url)
+    except StoreError as error:
+        raise HubError(str(error)) from error
+    name = f"database {address.shown}"
+    patience = max(math.ceil(seconds), 2)
+    try:
+        with _Connection.connect(
+            address.url, autocommit=True, connect_timeout=patience, tcp_user_timeout=1000 * patience
+        ) as connection:
+            connection.deadline = time.monotonic() + patience
+            row = connection.execute(_SEEN, (address.schema,)).fetchone()
+            tables = dict(connection.execute(_TABLES_SEEN, (address.schema,)).fetchall())
+    except (psycopg.Error, TimeoutError) as error:
+        raise _at_connecting(name, error) from error
+    assert row is not None
+    return Sight(
+        name=name,
+        role=row[0],
+        schema=address.schema,
+        creates=row[2],
+        uses=row[3],
+        log="writer" in tables,
+        hub="lane_state" in tables,
+        lacks={table: rights for table, rights in tables.items() if rights},
+    )
+
+
+def _at_connecting(name: str, error: BaseException) -> HubError:
+    """The error of a first connection."""
+    text = _words(error)
+    refused = isinstance(error, psycopg.errors.InsufficientPrivilege) or any(
+        each in text for each in _REFUSALS
+    )
+    # A socket's file that does not exist is a server that is away.
+    away = "No such file" in text or "Is the server running" in text
+    kind = HubRefusedError if refused and not away else HubError
+    return kind(f"{name}: {text}")
+
+
+class HubWithin(PostgresHub):
+    """A hub whose tables are made, and filled, inside a transaction of the caller's."""
+
+    def __init__(self, connection: psycopg.Connection[Any], url: str) -> None:
+        address = parse_address(url)
+        self.schema, self.name = address.schema, f"hub {address.shown}"
+        self._given = connection
+        self._set_up()
+
+    def transaction(self, work: Callable[[], T], lasting: bool) -> T:
+        return work()
+
+    def read(self, work: Callable[[], T]) -> T:
+        return work()
+
+    def rows(self, sql: str, *values: object) -> list[Row]:
+        # Whatever kind of cursor the caller's connection makes.
+        cursor = psycopg.Cursor(self._given).execute(_translated(sql), values)
+        return cursor.fetchall() if cursor.description else []
+
+    def each(self, sql: str, rows: Sequence[Row]) -> None:
+        psycopg.Cursor(self._given).executemany(_translated(sql), rows)
+
+    def close(self) -> None:
+        """The connection is the caller's."""
 
 
 class _Connection(psycopg.Connection[Any]):

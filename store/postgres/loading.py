@@ -45,11 +45,12 @@ def load(
     rows: int,
     decisions: int,
     write: Write,
-    before: Callable[[], None],
+    before: Callable[[PostgresConnection], None],
 ) -> None:
     """Make a store of what `write` inserts, whose log has the rows from `begins` to `rows`.
 
-    before: done just before the transaction is committed. Raises StoreError; then there is nothing.
+    before: done just before the transaction is committed, in it. Raises StoreError; then there is
+    nothing.
     """
     address = parse_address(url)
     with _connected(address, read_only=False) as connection:
@@ -64,7 +65,7 @@ def load(
             "SELECT setval(pg_get_serial_sequence('settings', 'rowid'), max(rowid)) FROM settings"
         )
         connection.execute("UPDATE writer SET next_seq = ?, decisions = ?", (rows, decisions))
-        before()
+        before(connection)
         connection.execute("COMMIT")
         for table in LOG_TABLES:
             connection.execute(f"ANALYZE {table.name}")

@@ -7,6 +7,7 @@ import re
 import signal
 import sqlite3
 import subprocess
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -18,9 +19,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from running import CONFIG, Running, start, until
 
 from equipoise.agent.config import ExperimentConfig
+from equipoise.agent.config.service import LaneSettings, ServiceSettings
 from equipoise.agent.lifecycle import stored_config
 from equipoise.agent.maintenance.audit import audit
 from equipoise.agent.maintenance.key_file import read_key
+from equipoise.agent.service.roles import _socket_folder
 from equipoise.store.lanes.opening import open_hub
 from equipoise.store.records import decision_position
 from equipoise.store.sqlite import SqliteStore
@@ -226,3 +229,51 @@ def test_an_authority_alone_leaves_deciding_to_deciders(tmp_path: Path) -> None:
         assert daemon.ask("GET", "/v1/lanes").json["lanes"] == []
     finally:
         assert daemon.stop() == 0
+
+
+def scraped(daemon: Running, query: str = "") -> dict[str, float]:
+    """Samples without labels of one process."""
+    text = daemon.ask("GET", f"/metrics{query}").body.decode()
+    return {
+        sample.name: sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if not sample.labels
+    }
+
+
+def test_metrics_of_each_process_are_had_at_the_one_port(workers: Running) -> None:
+    for _ in range(5):
+        held = [scraped(workers, f"?process=decider-{at}")["equipoise_lane"] for at in (1, 2)]
+        assert len({0.0, *held}) == 3
+        assert "equipoise_held_back" in scraped(workers, "?process=authority")
+    unknown = workers.ask("GET", "/metrics?process=decider-9")
+    assert unknown.status == 404
+    assert "authority, decider-1, decider-2" in unknown.json["detail"]
+
+
+def test_sockets_of_a_killed_supervisor_are_removed_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "t"))
+    with tempfile.TemporaryDirectory(dir="/tmp") as short:
+        lanes = Path(short, "lanes")
+        deep = tmp_path / "deep" / ("long" * 30)
+        for folder, place, begin in (
+            (lanes, lanes, "sockets-"),
+            (deep, tmp_path / "t", "equipoise-"),
+        ):
+            settings = ServiceSettings(store="log.db", lanes=LaneSettings(folder=str(folder)))
+            left = place / f"{begin}{gone.pid}-x"
+            held = place / f"{begin}{os.getppid()}-x"
+            for each in (left, held):
+                each.mkdir(parents=True)
+                (each / "0.sock").touch()
+            with _socket_folder(settings) as own:
+                assert (left.exists(), held.exists()) == (False, True)
+                assert own.parent == place
+                assert own.name.startswith(f"{begin}{os.getpid()}-")
+                assert own.stat().st_mode & 0o777 == 0o700
+            assert list(place.iterdir()) == [held]

@@ -45,31 +45,42 @@ _MB, _GB = 1e6, 1e9
 @dataclass(frozen=True, slots=True)
 class Growth:
     """bytes_per_request: a decision with its outputs and reward, indexes included. The disk is the
-    one that holds the store; GB are 1e9 bytes."""
+    one that holds the store, None where a
+    database server has it; GB are 1e9 bytes."""
 
     requests_per_second: float
     bytes_per_request: float
     gigabytes_per_day: float
-    free_gigabytes: float
-    days_until_full: float
+    free_gigabytes: float | None
+    days_until_full: float | None
 
     def __str__(self) -> str:
-        return (
+        grows = (
             f"{self.requests_per_second:g} requests/s of {self.bytes_per_request:,.0f} bytes:"
-            f" {self.gigabytes_per_day:.3g} GB per day,"
-            f" {plural(self.days_until_full, 'day')} until {self.free_gigabytes:,.0f} GB are full"
+            f" {self.gigabytes_per_day:.3g} GB per day"
         )
+        if self.free_gigabytes is None or self.days_until_full is None:
+            return f"{grows} in the database, beside its write-ahead log"
+        full = plural(self.days_until_full, "day")
+        return f"{grows}, {full} until {self.free_gigabytes:,.0f} GB are full"
 
 
-def growth(config: ExperimentConfig, store: Path, requests_per_second: float) -> Growth:
-    """What a store at that path will take. Nothing is left behind."""
+def growth(config: ExperimentConfig, store: Path | None, requests_per_second: float) -> Growth:
+    """What a store at that path will take, None for one in a database. Nothing is left behind."""
     size = bytes_per_request(config)
     per_day = size * requests_per_second * SECONDS_A_DAY / _GB
+    if store is None:
+        return Growth(requests_per_second, size, per_day, None, None)
     folder = store.absolute().parent
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free / _GB
     return Growth(requests_per_second, size, per_day, free, free / per_day)
+
+
+def _deciders(count: int, each: float) -> str:
+    """Their memory: of a decider it is that of a daemon at the most."""
+    return f"{plural(count, 'decider')} of up to {each / _MB:,.0f} MB each"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,14 +107,23 @@ class Needs:
     rules_a_day: float
 
     def __str__(self) -> str:
+        return self.sentence()
+
+    def sentence(self, deciders: int | None = None, *, authority: bool = True) -> str:
+        """The same in words. deciders: processes beside an authority, None for one process alone;
+        authority: whether that one is on this machine too."""
+        if not authority:
+            return f"memory: {_deciders(deciders or 1, self.daemon)}"
         waiting = "no bound on open decisions: declare reward.window"
         if self.open_decisions is not None:
             waiting = f"up to {self.open_decisions:,.0f} open decisions"
             if self.file:
                 waiting += f", in files of up to {self.file / _GB:.2g} GB beside the store"
+        who = "daemon" if deciders is None else "authority"
+        also = f" {_deciders(deciders, self.daemon)};" if deciders else ""
         lines = [
-            f"memory: daemon {self.daemon / _MB:,.0f} MB, analyst {self.analyst / _MB:,.0f} MB,"
-            f" twice while clients ask for plans; {waiting}",
+            f"memory: {who} {self.daemon / _MB:,.0f} MB, analyst {self.analyst / _MB:,.0f} MB,"
+            f" twice while clients ask for plans;{also} {waiting}",
             f"state {self.state / _MB:,.0f} MB, start within {self.start_seconds:,.0f} s;"
             f" rules of {self.rule_bytes / 1e3:,.1f} kB, up to"
             f" {self.rule_bytes * self.rules_a_day / _GB:.2g} GB per day",

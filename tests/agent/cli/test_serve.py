@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import msgspec
 import pytest
+from commands import run_command
 
 from equipoise.agent.agent import Agent
 from equipoise.agent.config.file import load_file
+from equipoise.agent.config.service import ServiceSettings
 from equipoise.agent.errors import AgentError
+from equipoise.agent.experiment import Experiment
+from equipoise.agent.service.roles import _elected, _look_first
 from equipoise.agent.service.run import check_only
+from equipoise.agent.service.telemetry import Log
+from equipoise.store.lanes import HubRefusedError, Publication
+from equipoise.store.lanes.opening import open_hub
+from equipoise.store.opening import exists
 from equipoise.store.sqlite import SqliteStore
 
 CONFIG = """
@@ -75,3 +85,77 @@ def test_what_a_window_or_none_means_is_said(path: Path):
     facts = check_only(path, {"store": str(path.parent / "new.db")})
     assert facts["longest_wait_seconds"] == 5400.0
     assert "certified 5400 s after they were decided at the latest" in str(facts["sentence"])
+
+
+def check_url(path: Path, url: str, *options: str) -> tuple[int, str]:
+    path.write_text(CONFIG)
+    done = run_command("serve", "--config", path, "--store", url, *options, "--check")
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_what_is_found_at_a_database_is_said(path: Path, postgres_url: str) -> None:
+    code, text = check_url(path, postgres_url, "--workers", "3")
+    assert code == 0, text
+    assert "connected as postgres, which may create tables" in text
+    assert "no experiment is there yet" in text
+    assert "3 deciders of up to" in text
+    assert "until" not in text.partition("GB per day")[2].partition("\n")[0]
+    assert not exists(postgres_url)
+    wrong = postgres_url.replace("//postgres@", "//nobody:hidden@")
+    code, text = check_url(path, wrong)
+    assert code == 2
+    assert "refused: database postgresql://nobody:***@" in text
+    assert "does not exist" in text
+    assert "hidden" not in text
+
+
+def test_who_may_not_enter_ends_and_who_finds_nobody_goes_on(
+    path: Path, postgres_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key = path.with_suffix(".key")
+    key.write_bytes(bytes(32))
+    with Experiment.open(postgres_url, load_file(path).experiment, key=key) as chat:
+        era = chat.agent.store.eras()[-1]
+    with open_hub(postgres_url) as hub:
+        term = hub.elect("authority", 30.0)
+        assert term is not None
+        rule = Publication(version=1, at=0.0, rule_id="r", era=era.era, documents=("era:0",))
+        hub.publish(term, rule, {f"era:{era.era}": msgspec.json.encode(era).decode()})
+        hub.resign(term)
+    log = Log()
+    settings = ServiceSettings(store=postgres_url)
+    for decider in (True, False):
+        _look_first(settings, bytes(32), log, decider=decider)
+        with pytest.raises(AgentError, match="key is that of another experiment"):
+            _look_first(settings, bytes([1] * 32), log, decider=decider)
+        nobody = ServiceSettings(store=postgres_url.replace("//postgres@", "//nobody@"))
+        with pytest.raises(HubRefusedError, match="does not exist"):
+            _look_first(nobody, bytes(32), log, decider=decider)
+    capsys.readouterr()
+    away = ServiceSettings(store="postgresql://x@127.0.0.1:1/y")
+    _look_first(away, bytes(32), Log(), decider=True)
+    assert '"event":"hub-away"' in capsys.readouterr().err
+
+
+def test_an_authority_without_its_database_does_not_stand_by(
+    path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class EnoughError(Exception):
+        pass
+
+    def enough(seconds: float) -> None:
+        raise EnoughError
+
+    monkeypatch.setattr("equipoise.agent.service.roles.time.sleep", enough)
+    away = ServiceSettings(store="postgresql://x@127.0.0.1:1/y")
+    with pytest.raises(EnoughError), _elected("authority", away):
+        pass
+    said = capsys.readouterr()
+    assert said.out == "the hub is away\n"
+    assert all(json.loads(line)["event"] == "hub-away" for line in said.err.splitlines())
+    store = ServiceSettings(store=str(path.parent / "log.db"))
+    with open_hub(store.store) as hub:
+        hub.elect("another", 30.0)
+        with pytest.raises(EnoughError), _elected("authority", store):
+            pass
+    assert capsys.readouterr().out == "standing by\n"

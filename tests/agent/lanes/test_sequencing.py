@@ -341,20 +341,29 @@ def test_a_request_that_is_sent_again_never_displaces_the_decision_before(how: s
     fleet.turn(refresh=False)
     store = fleet.main.store
     assert store.decisions == 30
-    closed = {
-        position >> 40: batch.closed_by[batch.positions == position].item()
-        for batch in decisions_of(fleet)
-        for position in batch.positions.tolist()
-    }
-    assert closed == {1: 0, 2: 0}
     # Nobody can tell which came first, so both count, and one of them bears the name.
-    assert fleet.sequencer.done.repeated == 0
-    assert len(store.find_requests(list(requests.request_id))) == 20
+    closed = np.concatenate([batch.closed_by for batch in decisions_of(fleet)])
+    assert np.bincount(closed, minlength=13).tolist() == [20, *[0] * 11, 10]
+    assert fleet.sequencer.done.repeated == 10
+    numbers = store.find_requests(list(requests.request_id))
+    assert len(numbers) == 20
+    table = fleet.main.light.pending
+    assert table.certifiable[:30].all()
+    # The other one waits until that one is rated, by whoever names the request, and no longer.
+    fleet.sequencer.close_again(fleet.now)
+    assert not table.expired[:30].any()
+    rated = dict(list(numbers.items())[:15])
+    fleet.lanes[2].report(reported(*({"request_id": name, "reward": 1.0} for name in rated)), 15)
+    fleet.ship()
+    fleet.sequence()
+    fleet.sequencer.close_again(fleet.now)
+    twice = sum(name in rated for name in list(requests.request_id)[::2])
+    assert np.count_nonzero(table.expired[:30]) == twice > 5
     # From here on the log shows it: what is decided by this publication is decided after that.
     third.decide(sent_again(requests, np.arange(20), 2.0))
     fleet.turn(refresh=False)
     fleet.turn(refresh=False)
-    assert fleet.sequencer.done.repeated == 20
+    assert fleet.sequencer.done.repeated == 30
     found = audit(store, settings, KEY)
     assert (found.faults, found.left_out) == ([], {"repeated": 20})
 
@@ -377,7 +386,7 @@ def test_a_request_that_the_log_had_by_a_publication_counts_once() -> None:
     fleet.turn(refresh=False)
     fleet.turn(refresh=False)
     closed = np.concatenate([batch.closed_by for batch in decisions_of(fleet)])
-    assert closed.tolist() == [0] * 25 + [int(Closure.REPEATED)] * 10
+    assert closed.tolist() == [0] * 20 + [int(Closure.AGAIN)] * 5 + [int(Closure.REPEATED)] * 10
 
 
 def test_what_is_shipped_twice_enters_once() -> None:

@@ -23,6 +23,7 @@ from equipoise.agent.maintenance.migrate import migrate
 from equipoise.store.address import Where, beside, is_url, parse_address
 from equipoise.store.errors import CorruptStoreError, StoreError, StoreInUseError
 from equipoise.store.lanes import Publication, Spent
+from equipoise.store.lanes.copying import copy_hub
 from equipoise.store.lanes.opening import open_hub
 from equipoise.store.opening import exists, open_store
 from equipoise.store.sql import copying
@@ -252,7 +253,7 @@ def test_an_empty_schema_may_be_the_target(first: str, postgres_url: str) -> Non
 
 @pytest.mark.parametrize("to_postgres", [True, False])
 def test_what_deciders_agreed_on_comes_along(
-    first: str, postgres_url: str, to_postgres: bool
+    first: str, postgres_url: str, monkeypatch: Any, to_postgres: bool
 ) -> None:
     source, target = (first, postgres_url) if to_postgres else (postgres_url, "second.db")
     if not to_postgres:
@@ -268,6 +269,18 @@ def test_what_deciders_agreed_on_comes_along(
             migrate(source, target)
         assert not exists(target)
         hub.leave(lease, Spent())
+    for moment in ("before", "after"):
+        with monkeypatch.context() as broken:
+
+            def fails(old: Any, new: Any, moment: str = moment) -> None:
+                if moment == "after":
+                    copy_hub(old, new)
+                raise KeyboardInterrupt
+
+            broken.setattr("equipoise.agent.maintenance.migrate.copy_hub", fails)
+            with pytest.raises(KeyboardInterrupt):
+                migrate(source, target)
+        assert not exists(target)
     assert migrate(source, target)["deciders"] is True
     with open_hub(source) as old, open_hub(target) as new:
         assert new.newest() == old.newest()

@@ -10,8 +10,17 @@ from typing import Any
 import psycopg
 import pytest
 
-from equipoise.store.lanes.contract import HubError, Lease, Parcel, Publication, Spent, Term
-from equipoise.store.lanes.postgres import PostgresHub, _Connection
+from equipoise.store.address import parse_address
+from equipoise.store.lanes.contract import (
+    HubError,
+    HubRefusedError,
+    Lease,
+    Parcel,
+    Publication,
+    Spent,
+    Term,
+)
+from equipoise.store.lanes.postgres import PostgresHub, _Connection, look
 
 LONG = 1e6
 
@@ -259,3 +268,48 @@ def test_the_clock_is_the_servers(postgres_url: str) -> None:
         assert before is not None
         assert after is not None
         assert before[0] <= now <= after[0]
+
+
+def test_what_a_role_may_do_is_found_and_nothing_is_made(postgres_url: str) -> None:
+    address = parse_address(postgres_url)
+    seen = look(postgres_url)
+    assert (seen.creates, seen.log, seen.hub, seen.refusal(decider=False)) == (
+        *(True, False, False),
+        None,
+    )
+    assert not look(postgres_url).hub
+    with PostgresHub(postgres_url):
+        assert look(postgres_url).hub
+    role = f"only_{address.schema}"
+    with psycopg.connect(address.url, autocommit=True) as admin:
+        admin.execute(f"CREATE ROLE {role} LOGIN")
+        try:
+            poor = postgres_url.replace("//postgres@", f"//{role}@")
+            assert "may not use schema" in str(look(poor).refusal(decider=True))
+            admin.execute(f"GRANT USAGE ON SCHEMA {address.schema} TO {role}")
+            tables = f"ALL TABLES IN SCHEMA {address.schema}"
+            admin.execute(f"GRANT SELECT, UPDATE, DELETE ON {tables} TO {role}")
+            assert "lacks INSERT on" in str(look(poor).refusal(decider=True))
+            admin.execute(f"GRANT INSERT ON {tables} TO {role}")
+            assert look(poor).refusal(decider=True) is None
+            assert "may not create tables" in str(look(poor).refusal(decider=False))
+        finally:
+            admin.execute(f"DROP OWNED BY {role}")
+            admin.execute(f"DROP ROLE {role}")
+
+
+def test_a_login_that_is_refused_is_told_apart_from_a_server_that_is_away(
+    postgres_url: str,
+) -> None:
+    for wrong in (
+        postgres_url.replace("//postgres@", "//nobody:hidden@"),
+        postgres_url.replace("/tests_", "/nothing_"),
+    ):
+        for ask in (look, PostgresHub):
+            with pytest.raises(HubRefusedError, match="does not exist") as refused:
+                ask(wrong)
+            assert "hidden" not in str(refused.value)
+    for away in ("postgresql://x@127.0.0.1:1/y", "postgresql://x@/y?host=/nowhere"):
+        with pytest.raises(HubError) as error:
+            look(away)
+        assert not isinstance(error.value, HubRefusedError)
