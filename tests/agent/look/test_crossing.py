@@ -74,6 +74,17 @@ def test_one_model_a_user_and_a_few_second_attempts_are_not_crossed() -> None:
     assert found(model, np.full(5000, -1)) is None
 
 
+def test_balanced_blocks_for_each_user_are_a_draw() -> None:
+    """Two of each model in every four rows of a user: more even than coins, and yet drawn."""
+    draws = np.random.default_rng(7)
+    blocks = [
+        np.concatenate([draws.permutation([0, 0, 1, 1]) for _ in range(4)])[: draws.integers(5, 16)]
+        for _ in range(400)
+    ]
+    user = np.repeat(np.arange(400), [len(block) for block in blocks])
+    assert found(np.concatenate(blocks), user) is None
+
+
 def looked(files: Iterable[Path], **given: str) -> Findings:
     sources = [inspected(path) for path in files]
     chosen, seen = survey(sources, given=given)
