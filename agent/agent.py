@@ -238,19 +238,21 @@ class Agent:
         """Raise AgentError for what no decision could have as its outcome; nothing is logged."""
         self._validation.check_outcomes(outcomes)
 
-    def limit(self, tickets: Tickets) -> None:
-        """Randomize no more than these tickets of a lane allow. Raises AgentError where
-        there is none."""
+    def limit(self, tickets: Tickets, exhausted: bool = False) -> None:
+        """Randomize no more than a lane's tickets allow. exhausted: whether the budget is spent."""
         if self._decider is None or not self.lane:
             raise AgentError("only a lane has tickets")
-        self._decider.tickets = tickets
+        self._decider.tickets, self._decider.exhausted = tickets, exhausted
 
     def forget(self, before: int, at: float) -> None:
         """Close decisions of a lane with lower numbers, of which its authority keeps the outcomes.
         at: seconds since the epoch, now."""
         table = self.light.pending
         rows = max(0, min(before - table.base, table.size))
-        numbers = table.base + np.flatnonzero(~table.expired[:rows])
+        self.close(table.base + np.flatnonzero(~table.expired[:rows]), at)
+
+    def close(self, numbers: Ints, at: float) -> None:
+        """Close decisions (n,) that wait for nothing any more. at: seconds since the epoch, now."""
         if len(numbers):
             self._log(ExpiryBatch(numbers, np.full(len(numbers), at)))
 
@@ -347,9 +349,7 @@ class Agent:
         rows = np.arange(table.size) if numbers is None else table.rows(numbers)
         rows = rows[(table.era[rows] == era) & ~table.expired[rows] & ~table.is_void(rows)]
         complete = table.has_reward[rows] & table.has_outputs[rows]
-        rows = rows[~complete | np.isposinf(table.until[rows])]
-        if len(rows):
-            self._log(ExpiryBatch(rows + table.base, np.full(len(rows), at)))
+        self.close(rows[~complete | np.isposinf(table.until[rows])] + table.base, at)
 
     def ingest(self, observations: ObservationBatch) -> Accepted:
         """Log OBS rows that never went through a decision."""
@@ -392,8 +392,7 @@ class Agent:
             closing |= ahead & (np.arange(table.base, table.next) < self._dated_ahead[1])
             self._dated_ahead = None
         numbers = table.base + np.flatnonzero(closing)
-        if len(numbers):
-            self._log(ExpiryBatch(numbers, np.full(len(numbers), now)))
+        self.close(numbers, now)
         return len(numbers)
 
     def refresh(self, at: float = 0.0, *, review: bool = True) -> Snapshot:
@@ -523,7 +522,8 @@ class Agent:
 
     def _new_validation(self) -> Validator:
         state = self.state
-        return Validator(state.config, state.transform, state.light, state.store, state.gaps)
+        light, store, lane = state.light, state.store, self.lane
+        return Validator(state.config, state.transform, light, store, state.gaps, lane)
 
     @property
     def _miscounted(self) -> bool:

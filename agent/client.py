@@ -90,10 +90,9 @@ class Counters:
     """What became of requests and rows since the client was made.
 
     decided: answered by the daemon. fallbacks: served as routed, by reason. delivered: outcomes it
-    took in; observations: rows. refused: what it, or JSON, does not take. dropped: lost because the
-    buffer was full. incomplete: rows of fallbacks forgotten before outputs and reward were known.
-    unserved: rows of fallbacks that no model answered, so that there is nothing to learn from them.
-    retries: deliveries tried again.
+    took in; observations: rows. refused: what it, or JSON, does not take. dropped: lost since the
+    buffer was full, or at the close. incomplete: rows of fallbacks forgotten before outputs and
+    reward were known. unserved: rows of fallbacks that no model answered. retries: of deliveries.
     """
 
     decided: int = 0
@@ -285,10 +284,11 @@ class Client:
                 self._hurries -= 1
 
     def close(self, timeout: float = 1.0) -> None:
-        """Deliver what is left, for `timeout` seconds at the most, and stop."""
+        """Deliver what is left, for `timeout` seconds at the most, count the rest, and stop."""
         self.flush(timeout)
         self._closed = True
         with self._changed:
+            self.counters.dropped += len(self._items)
             self._changed.notify_all()
         self._threads.shutdown(wait=False, cancel_futures=True)
         while self._idle:

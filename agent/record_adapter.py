@@ -328,7 +328,7 @@ class RecordAdapter:
         name = request.request_id
         stored = self.agent.store.decision(number)
         if stored is None:
-            raise AgentError(f"request_id {name!r} was decided, but decision d{number} is gone")
+            raise AgentError(f"request_id {name!r} was decided, but its decision is gone")
         unit = (stored.unit_id or ("",))[0] or name
         context = (stored.context_id or ("",))[0]
         same = {
@@ -340,7 +340,8 @@ class RecordAdapter:
         if not all(same.values()):
             other = " and ".join(field for field, equal in same.items() if not equal)
             raise ConflictError(
-                f"request_id {name!r} was decided as d{number} with other content: {other}"
+                f"request_id {name!r} was decided as {decision_id(self.position(number))} with"
+                f" other content: {other}"
             )
         return self.records(stored)[0]
 

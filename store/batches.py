@@ -36,7 +36,9 @@ class Closure(IntEnum):
     rule stops since its era is decided. SLICE: the decider's slice of a budget was used up, and
     everybody is closed there. LATE and REPEATED close nothing before a draw: their rows were
     decided by their rule, and are left out of every sum of draws, since their decider had lost its
-    lane before it shipped them, or since the log had a decision of their request by then.
+    lane before it shipped them, or since the log had a decision of their request by then. AGAIN: a
+    request that two deciders decided at about the same time: it counts as any draw, and waits no
+    longer than until the other one is rated, of which all is said that names the request.
     """
 
     OPEN = 0
@@ -51,6 +53,7 @@ class Closure(IntEnum):
     SLICE = 9
     LATE = 10
     REPEATED = 11
+    AGAIN = 12
 
 
 LEFT_OUT = (Closure.LATE, Closure.REPEATED)

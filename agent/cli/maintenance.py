@@ -160,9 +160,16 @@ def _sentences(result: Audit) -> list[str]:
 def _not_randomizable(result: Audit) -> str:
     """How many decisions a stop kept from being randomized, and which, where the log says."""
     from equipoise.agent.monitors.lost_rows import CLOSURE_WORDS
+    from equipoise.store.batches import LEFT_OUT
 
+    left_out = ", ".join(
+        f"{result.left_out[closure.name.lower()]:,} {CLOSURE_WORDS[closure]}"
+        for closure in LEFT_OUT
+        if closure.name.lower() in result.left_out
+    )
+    left_out = f"; in no sum of draws: {left_out}" if left_out else ""
     if not result.capped:
-        return ""
+        return left_out
     reasons = [
         f"{count:,} {words}"
         for closure, words in CLOSURE_WORDS.items()
@@ -171,7 +178,7 @@ def _not_randomizable(result: Audit) -> str:
     unsaid = result.capped - sum(result.closed_by.values())
     if unsaid:
         reasons.append(f"{unsaid:,} for a reason that an older log does not say")
-    return f", {result.capped:,} not open to randomizing: {', '.join(reasons)}"
+    return f", {result.capped:,} not open to randomizing: {', '.join(reasons)}{left_out}"
 
 
 def backup(

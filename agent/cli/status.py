@@ -61,12 +61,16 @@ def describe(agent: Agent) -> dict[str, Any]:
     from equipoise.agent.answers.statements import NOTHING_DECIDED
     from equipoise.agent.lifecycle.eras import OBSERVING, read_stops
     from equipoise.agent.service.analyst.reports import current, eras, number
+    from equipoise.store.batches import LEFT_OUT
 
     # The mode is the daemon's, and what its last decision stood under is in the store.
     notes = read_stops(agent.store)
     agent.state.observing_only = bool(notes) and notes[-1].off == OBSERVING
     estimates, answer, checks = current(agent)
-    delivery = next(check.figures for check in checks.checks if check.name == "delivery")
+    delivery, floors = (
+        next(check.figures for check in checks.checks if check.name == name)
+        for name in ("delivery", "floors")
+    )
     budget, watermark = agent.controls.budget, estimates.watermark
     return {
         "experiment": estimates.experiment,
@@ -91,6 +95,7 @@ def describe(agent: Agent) -> dict[str, Any]:
             }
             for each in agent.answers.spending()
         ],
+        "left_out": {each.name.lower(): int(floors[each.name.lower()] or 0) for each in LEFT_OUT},
         "waiting_for_outcomes": estimates.waiting,
         "held_back": watermark.held_back,
         "held_back_by": watermark.decision_id if watermark.held_back else None,
@@ -254,6 +259,12 @@ def _print(facts: dict[str, Any]) -> None:
         + ("" if budget_left is None else f", budget for {budget_left:,} more")
         + f"; {facts['waiting']}"
     )
+    late, repeated = facts["left_out"]["late"], facts["left_out"]["repeated"]
+    if late or repeated:
+        console.print(
+            f"Of this era in no sum of draws: {late:,} that deciders shipped after they had lost"
+            f" their lane, {repeated:,} of requests that another decider had decided."
+        )
 
 
 def _cost_table(spent: dict[str, Any]) -> Table:

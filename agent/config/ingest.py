@@ -181,8 +181,9 @@ def _has(entry: Any, step: Chosen) -> bool:
     return isinstance(entry, Mapping) and str(entry.get(step.key)) == step.value
 
 
-NOTHING = frozenset({"", "nan", "na", "n/a", "null", "none"})
-"""Texts that are no number and no answer; an id may be called so."""
+NOTHING = frozenset({"", "nan", "na", "n/a", "null", "none", r"\n"})
+"""Texts that are no number and no answer; an id may be called so. \\N is that of PostgreSQL's COPY
+and of MySQL, in the letters that texts are compared in."""
 _YES = frozenset({"true", "yes", "t", "y"})
 _NO = frozenset({"false", "no", "f", "n"})
 _EXACT = 2**53
@@ -226,8 +227,9 @@ def as_number(name: str, value: Any) -> float | None:
         word = value.strip().casefold()
         if word in NOTHING:
             return None
-        if word in ("true", "false"):
-            return float(word == "true")
+        # PostgreSQL's COPY writes t and f.
+        if word in ("true", "t", "false", "f"):
+            return float(word in ("true", "t"))
         try:
             # Python alone reads 1_000 as a number.
             number = math.nan if "_" in word else float(word)

@@ -28,13 +28,15 @@ class Decider:
 
     key: 32 secret bytes. lane: whose uniforms it draws, 0 for those of the log's own numbers.
     would_randomize: requests that were only observed and would have been randomized, since the
-    start. tickets: of a lane, how many requests it may randomize; None for none.
+    start. tickets: of a lane, how many requests it may randomize; None for none. exhausted: whether
+    it has none since the budget of the whole experiment is spent.
     """
 
     def __init__(self, state: ExperimentState, key: bytes, lane: int = 0) -> None:
         self._state = state
         self._origin = lane << LANE_BITS
         self.tickets: Tickets | None = None
+        self.exhausted = False
         self._uniforms = Uniforms(key, state.config.name)
         self._stops = StopNotes(state.store, state.light.pending.next)
         self._config_version = stored_config.version(state.store)
@@ -144,7 +146,8 @@ class Decider:
             stopped |= ledger.by_segment[index] + np.cumsum(within) - within >= limit
         # Whoever comes after a row that was closed is closed too: nothing comes back in a batch.
         stopped = np.logical_or.accumulate(stopped)
-        return _closed(batch, stopped, Closure.SLICE) if stopped.any() else batch
+        reason = Closure.BUDGET if self.exhausted else Closure.SLICE
+        return _closed(batch, stopped, reason) if stopped.any() else batch
 
 
 def _all(batch: DecisionBatch) -> Flags:

@@ -32,14 +32,14 @@ from equipoise.store.batches import (
     select,
 )
 from equipoise.store.contract import Store
-from equipoise.store.records import Gap
+from equipoise.store.records import LANE_BITS, Gap, decision_id
 
 MOST_COST = 1e6
 """USD that one request on a model may cost: more is another unit, and would stop a budget."""
 
 
 class Validator:
-    """Validation against one experiment's configuration and state."""
+    """Validation against one experiment's configuration and state. lane: of `Agent`."""
 
     def __init__(
         self,
@@ -48,7 +48,9 @@ class Validator:
         light: LightFold,
         store: Store,
         gaps: Sequence[Gap] = (),
+        lane: int = 0,
     ) -> None:
+        self._origin = lane << LANE_BITS
         self._gaps = [gap for gap in gaps if gap.numbers]
         self._reward = config.reward
         self._guardrails = config.guardrails
@@ -136,7 +138,8 @@ class Validator:
         if int(number.max()) >= table.next or lowest < 0:
             missing = number[(number >= table.next) | (number < 0)][0]
             raise UnknownDecisionError(
-                f"decision d{missing} does not exist: the newest is d{table.next - 1}"
+                f"decision {self._name(int(missing))} does not exist: the newest is"
+                f" {self._name(table.next - 1)}"
             )
         repeated = count > 1 and not (np.diff(number) > 0).all()
         if repeated and len(np.unique(number)) < count:
@@ -271,11 +274,14 @@ class Validator:
             if other.any():
                 old, now = (values[other] for values in (before, new))
                 raise ConflictError(
-                    f"{name} of decision d{number} was {_shown(old)}, now {_shown(now)}: "
-                    "a part is accepted once"
+                    f"{name} of decision {self._name(number)} was {_shown(old)}, now {_shown(now)}:"
+                    " a part is accepted once"
                 )
             more = more or bool((filled & np.isnan(before)).any())
         return more or self._tells_more(batch, row) or self._lists_more(batch, row)
+
+    def _name(self, number: int) -> str:
+        return decision_id(self._origin + number)
 
     def _retold(self, number: Ints) -> Flags:
         """(n,) decisions of whose attempts more is known than what most parts say."""
@@ -294,8 +300,8 @@ class Validator:
         if UNNAMED not in (before.served, new.served) and before.served != new.served:
             old, now = (self._names[each.served] for each in (before, new))
             raise ConflictError(
-                f"served of attempt {attempt} of decision d{number} was {old}, now {now}: "
-                "a part is accepted once"
+                f"served of attempt {attempt} of decision {self._name(number)} was {old}, now"
+                f" {now}: a part is accepted once"
             )
         return not before.holds(new)
 

@@ -228,6 +228,7 @@ class Authority:
             await self._publish()
         await self._sequence()
         await self._take_outcomes()
+        self._sequencer.close_again(time.time() + self._hub_ahead)
         await self._tidy()
 
     async def _renew(self) -> None:

@@ -159,7 +159,7 @@ class Lane:
         state.observing_only = publication.observing
         state.paused = None if publication.observing else publication.off
         unnamed = Tickets() if publication.uncounted else Tickets(draws=0)
-        agent.limit(publication.tickets.get(self.lease.lane, unnamed))
+        agent.limit(publication.tickets.get(self.lease.lane, unnamed), publication.exhausted)
         state.caps = lane_caps(self.config, publication.closed_segments)
         self.publication = publication
         store.version = publication.version

@@ -293,6 +293,7 @@ def publication(
         tickets=office.tickets(lanes),
         counted=office.counts(lanes),
         uncounted=office.uncounted == version,
+        exhausted=Limits.of(agent).draws < 1.0,
         decisions=state.store.decisions,
         documents=tuple(documents),
         seconds=seconds,

@@ -40,6 +40,7 @@ from equipoise.store.batches import (
     OutcomeBatch,
     select,
     slice_rows,
+    take,
     text_key,
 )
 from equipoise.store.format.frames import body_to_batch
@@ -127,6 +128,7 @@ class Sequencer:
         self.versions: dict[int, Publication] = {}
         self.closed = 0
         self.done = Sequenced()
+        self._taken: dict[tuple[int, int], set[int]] = {}
         self._ends: dict[int, int] | None = None
 
     def decisions(self, parcels: Iterator[Parcel]) -> Iterator[list[tuple[int, int]]]:
@@ -219,13 +221,16 @@ class Sequencer:
                 requests = [
                     "" if more else name for more, name in zip(again, requests, strict=True)
                 ]
+            closed_by = np.where(np.array(again) & (closed_by == 0), int(Closure.AGAIN), closed_by)
         # Whatever else closed it: a row that is out of its order is in no sum.
         closed_by = np.where(repeated, int(Closure.REPEATED), closed_by)
         if parcel.late:
             closed_by = np.full(len(batch), int(Closure.LATE))
         done = self.done
         done.late += count if parcel.late else 0
-        done.repeated += int(np.count_nonzero(repeated))
+        done.repeated += int(
+            np.count_nonzero(np.isin(closed_by, (Closure.REPEATED, Closure.AGAIN)))
+        )
         return replace(batch, closed_by=closed_by, request_id=requests)
 
     def _enter(self, together: Sequence[tuple[Parcel, DecisionBatch]]) -> None:
@@ -246,6 +251,19 @@ class Sequencer:
             end = int(part.positions[-1]) % (1 << LANE_BITS) + 1
             ends[parcel.lane] = max(ends.get(parcel.lane, 0), end)
             self._count(parcel.lane, _draws_of(agent, part))
+
+    def close_again(self, now: float) -> None:
+        """Close decisions of requests that were decided twice at once and whose other decision has
+        its reward: who names the request rates that one. now: by the agent's clock."""
+        table = self._agent.light.pending
+        held = slice(0, table.size)
+        again = (table.closed_by[held] == Closure.AGAIN) & ~table.expired[held]
+        numbers = []
+        for row in np.flatnonzero(again & ~table.has_reward[held]).tolist():
+            twin = (table.unit[held] == table.unit[row]) & table.has_reward[held]
+            if (twin & (table.x[held] == table.x[row]).all(axis=1)).any():
+                numbers.append(table.base + row)
+        self._agent.close(np.array(numbers, dtype=np.int64), now)
 
     def outcomes(self, parcels: Sequence[Parcel], now: float) -> list[tuple[int, int]]:
         """Let outcomes enter whose decisions have; (lane, place) of the parcels of which nothing is
@@ -275,16 +293,32 @@ class Sequencer:
         )
         known = iter(self._known([report.outcome for each in told for report in each]))
         next_own, next_told = zip(own, named, strict=True), iter(told)
-        for parcel in parcels:
+        kinds = [parcel.kind for parcel in parcels]
+        for number, parcel in enumerate(parcels):
             waits = parcel.received > since or now - parcel.received < WAIT_SECONDS
+            taken = self._taken.setdefault((parcel.lane, parcel.place), set())
             if parcel.kind == "outcomes":
-                left = self._own(parcel, waits, batches, *next(next_own))
+                left = self._own(parcel, waits, batches, taken, *next(next_own))
             else:
                 decoded = next(next_told)
                 pairs = list(zip(decoded, islice(known, len(decoded)), strict=True))
-                left = self._reported(parcel, waits, reports, pairs)
+                left = self._reported(parcel, waits, reports, taken, pairs)
+            if not left or not taken:
+                del self._taken[parcel.lane, parcel.place]
             if not left:
                 finished.append((parcel.lane, parcel.place))
+            if parcel is parcels[-1] or kinds[number + 1] != parcel.kind:
+                # In the order in which they came: of two that contradict each other the first wins.
+                self._observe_all(batches, reports, came)
+                batches, reports = [], []
+        return finished
+
+    def _observe_all(
+        self,
+        batches: Sequence[OutcomeBatch],
+        reports: Sequence[tuple[Report, Outcome]],
+        came: float,
+    ) -> None:
         for batch in _together(batches):
             # Parts of one decision may meet here; each is judged by those before it.
             turn = occurrence(batch.number)
@@ -292,7 +326,6 @@ class Sequencer:
                 self._observe(select(batch, turn == index), came)
         for round_ in _rounds(reports):
             self._take(round_, came)
-        return finished
 
     def _numbers_of(self, lanes: Sequence[int], batches: Sequence[Batch]) -> list[list[int | None]]:
         """Numbers of the decisions that outcomes of lanes are of, None of those still to come."""
@@ -309,17 +342,21 @@ class Sequencer:
         parcel: Parcel,
         waits: bool,
         batches: list[OutcomeBatch],
+        taken: set[int],
         batch: Batch,
         numbers: Sequence[int | None],
     ) -> int:
-        """Gather outcomes of a lane's own decisions; how many still wait."""
+        """Gather outcomes of a lane's own decisions; how many still wait. taken: rows of the parcel
+        that entered before, while others waited."""
         assert isinstance(batch, OutcomeBatch)
         known = np.array([number is not None for number in numbers], dtype=bool)
-        if known.any():
-            taken = batch if known.all() else select(batch, known)
-            number = np.array([each for each in numbers if each is not None])
-            at = np.minimum(taken.at, parcel.received)
-            batches.append(replace(taken, number=number, at=at))
+        fresh = [row for row in np.flatnonzero(known).tolist() if row not in taken]
+        if fresh:
+            part = batch if len(fresh) == len(batch) else take(batch, np.array(fresh))
+            number = np.array([numbers[row] for row in fresh], dtype=np.int64)
+            at = np.minimum(part.at, parcel.received)
+            batches.append(replace(part, number=number, at=at))
+            taken.update(fresh)
         left = int(np.count_nonzero(~known))
         if left and not waits:
             self.done.refuse(_NEVER_CAME, left)
@@ -342,14 +379,19 @@ class Sequencer:
         parcel: Parcel,
         waits: bool,
         reports: list[tuple[Report, Outcome]],
+        taken: set[int],
         told: Sequence[tuple[Report, bool]],
     ) -> int:
-        """Gather outcomes that name a decision of any lane; how many still wait."""
+        """Gather outcomes that name a decision of any lane; how many still wait. taken: as of
+        `_own`."""
         left = 0
-        for report, is_known in told:
+        for row, (report, is_known) in enumerate(told):
             outcome = report.outcome
             at = min(report.came if outcome.at is None else outcome.at, parcel.received)
+            if row in taken:
+                continue
             if is_known:
+                taken.add(row)
                 dated = msgspec.structs.replace(outcome, at=max(at, 0.0))
                 reports.append((report, dated))
             elif waits:

@@ -20,6 +20,14 @@ import msgspec
 import numpy as np
 from scipy import special, stats
 
+from equipoise.agent.look.crossing import (
+    FEWEST_CLUSTERS,
+    Crossed,
+    Ints,
+    crossed,
+    starts,
+    sticky,
+)
 from equipoise.agent.look.reading import Reader
 from equipoise.agent.look.values import NONE
 from equipoise.store.batches import Floats
@@ -32,11 +40,10 @@ SIZE = 0.01
 """Probability that a part which is split at random is not found: the level of its tests."""
 FALSE_ALARMS = 0.05
 """Probability that any part which is sent as the rest is called random, over all parts tried."""
-FEWEST_ROWS, FEWEST_OF_MODEL, FEWEST_CLUSTERS = 200, 20, 30
+FEWEST_ROWS, FEWEST_OF_MODEL = 200, 20
 LARGEST_DIFFERENCE = 0.15  # of a share between halves of a log called random, seen with 80%
 LARGEST_ERROR = 0.25  # of the sum of 1 / p, seen with 80%, where propensities are believed
-Ints: TypeAlias = "np.ndarray[tuple[int], np.dtype[np.int64]]"
-Verdict: TypeAlias = Literal["looks random", "not random", "too few"]
+Verdict: TypeAlias = Literal["looks random", "crossed", "not random", "too few"]
 
 
 class Level(msgspec.Struct, frozen=True):
@@ -63,7 +70,7 @@ class Split(msgspec.Struct, frozen=True):
     clusters: of the sample. shares: by model. columns: tested. p: smallest, corrected by Holm;
     worst: its column. power: probability that the test would have said no, were these rows sent as
     the rest is; detectable: difference of a model's share between two halves that is seen with
-    80%. sticky: whether each user has one model."""
+    80%. sticky: whether each user has one model. crossed: tasks of several models."""
 
     where: str
     column: str
@@ -79,6 +86,7 @@ class Split(msgspec.Struct, frozen=True):
     sticky: bool
     verdict: Verdict
     same: list[str] = []
+    crossed: Crossed | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +102,8 @@ class Factor:
 
 
 class Sample:
-    """The rows that tests rest on, sorted by user. fraction: of all rows that were used."""
+    """The rows that tests rest on, sorted by user. served: models as the reader has them;
+    model: as `settle` numbers them. fraction: of all rows that were used."""
 
     def __init__(self, reader: Reader, kept: Mapping[str, np.ndarray] | None) -> None:
         self.reader = reader
@@ -112,7 +121,10 @@ class Sample:
         order = np.argsort(cluster, kind="stable")
         self._kept = {name: values[order] for name, values in kept.items()}
         self.rows = len(unit)
-        self.model = self._kept["model"].astype(np.int64)
+        self.served = self.model = self._kept["model"].astype(np.int64)
+        names = {path: f"key {number}" for number, path in enumerate(reader.keys)}
+        self.keys = {path: self._kept.get(name, empty) for path, name in names.items()}
+        self.fraction = 1.0
         self.cluster = cluster[order]
         self.clusters = len(np.unique(self.cluster))
         self.clustered = bool(self.rows and not alone.all())
@@ -184,11 +196,6 @@ class Sample:
             fifth, _ = _parts(at)
             fifths = [f"{number + 1}. fifth of the log" for number in range(PARTS)] + ["nothing"]
             yield Factor("time", *_packed(fifth, fifths), "", False)
-
-
-def starts(cluster: Ints) -> Ints:
-    """Where each run of equal numbers begins."""
-    return np.flatnonzero(np.r_[True, cluster[1:] != cluster[:-1]])
 
 
 def _packed(codes: Ints, labels: Sequence[str]) -> tuple[Ints, list[str]]:
@@ -398,7 +405,7 @@ def _splits(sample: Sample, overall: Mapping[str, Test]) -> tuple[list[Split], d
         key=lambda factor: overall[factor.name].p,
     )
     whole = _judged(sample, _Part("all requests", "", "", np.ones(sample.rows, bool)), order, None)
-    if whole.verdict == "looks random":
+    if whole.verdict in ("looks random", "crossed"):
         return [*weighted, whole], {whole.verdict: 1}
     parts: list[_Part] = []
     seen: dict[bytes, list[str]] = {}
@@ -426,7 +433,7 @@ def _splits(sample: Sample, overall: Mapping[str, Test]) -> tuple[list[Split], d
         judged = _judged(sample, part, order, power, enough)
         same = seen[np.packbits(part.rows).tobytes()][1:]
         splits.append(msgspec.structs.replace(judged, same=same))
-    ranks = {"looks random": 0, "too few": 1, "not random": 2}
+    ranks = {"looks random": 0, "crossed": 1, "too few": 2, "not random": 3}
     splits.sort(key=lambda each: (ranks[each.verdict], -each.rows))
     return splits, dict(Counter(each.verdict for each in splits))
 
@@ -470,7 +477,7 @@ def _weighted(sample: Sample) -> list[Split]:
             worst=worst,
             power=None,
             detectable=min(seen, 1.0),
-            sticky=_sticky(model, cluster),
+            sticky=sticky(model, cluster),
             verdict="not random" if smallest < SIZE else verdict if values else "too few",
         )
     ]
@@ -556,6 +563,11 @@ def _judged(
     verdict: Verdict = "not random" if refused else "looks random"
     if not refused and (not enough or not values):
         verdict = "too few"
+    # Where every model has the same tasks, a column that goes with the model is a result.
+    keys = {path: hashes[rows] for path, hashes in sample.keys.items()}
+    asked = power is None or not refused
+    found = crossed(sample.served[rows], keys, sample.fraction) if asked else None
+    verdict = verdict if found is None else "crossed"
     return Split(
         where=part.where,
         column=part.column,
@@ -568,8 +580,9 @@ def _judged(
         worst=worst,
         power=power,
         detectable=detectable,
-        sticky=_sticky(split, cluster),
+        sticky=sticky(split, cluster),
         verdict=verdict,
+        crossed=found,
     )
 
 
@@ -585,12 +598,3 @@ def _detectable(split: Ints, cluster: Ints, level: float) -> float:
     sums = np.add.reduceat(errors, starts(cluster))
     z = float(special.ndtri(1.0 - level / 2.0) + special.ndtri(0.8))
     return min(1.0, 2.0 * z * math.sqrt(float(sums @ sums)) / len(split))
-
-
-def _sticky(split: Ints, cluster: Ints) -> bool:
-    """Whether nearly every user with several rows has one model in all of them."""
-    begin = starts(cluster)
-    sizes = np.diff(np.r_[begin, len(split)])
-    same = np.minimum.reduceat(split, begin) == np.maximum.reduceat(split, begin)
-    several = sizes > 1
-    return bool(several.sum() >= FEWEST_CLUSTERS and same[several].mean() > 0.98)

@@ -520,7 +520,7 @@ def _columns(
         if names and path not in names:
             left_out[path] = "not named"
             continue
-        reason = "" if names else _left_out(each, roles, seen.rows)
+        reason = "" if names else reason_against(each, roles, seen.rows)
         kind = _kind(each)
         if not (reason or names or measured) and each.kind != "flag" and each.numbers():
             reason = UNKNOWN
@@ -544,7 +544,7 @@ def _columns(
     return tested, left_out
 
 
-def _left_out(each: Sighting, roles: Mapping[str, str], rows: int) -> str:
+def reason_against(each: Sighting, roles: Mapping[str, str], rows: int) -> str:
     """Why a column is no candidate; "" where it is one."""
     for role, path in roles.items():
         # Whether a request is streamed is known before its model, whatever else it tells.

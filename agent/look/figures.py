@@ -93,3 +93,12 @@ def differences(comparisons: Sequence[Comparison]) -> str:
         f'<svg viewBox="0 0 {_WIDTH} {bottom + 4}" role="img" aria-label="{label}">'
         f"{''.join(drawn)}</svg>"
     )
+
+
+def p_value(p: float) -> str:
+    """A p-value as people read it.
+
+    >>> p_value(0.2345), p_value(0.00004), p_value(1.0)
+    ('0.23', 'below 0.0001', '1')
+    """
+    return "below 0.0001" if p < 1e-4 else f"{p:.2g}"

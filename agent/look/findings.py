@@ -15,15 +15,8 @@ import numpy as np
 from scipy import special
 
 from equipoise.agent.ingest.derived import CACHED, FAILED
-from equipoise.agent.look.assignment import (
-    FEWEST_ROWS,
-    Ints,
-    Sample,
-    Sent,
-    Split,
-    assignment,
-    starts,
-)
+from equipoise.agent.look.assignment import FEWEST_ROWS, Sample, Sent, Split, assignment
+from equipoise.agent.look.crossing import Ints, starts
 from equipoise.agent.look.reading import FATES, MOST_REASONS, Block, Reader
 from equipoise.agent.look.values import NONE, OTHER
 from equipoise.store.batches import Floats
@@ -209,6 +202,8 @@ class Tally:
                 kept[name] = block.numbers[name][at]
         for number, column in enumerate(block.columns):
             kept[f"column {number}"] = column[at]
+        for number, hashed in enumerate(block.keys):
+            kept[f"key {number}"] = hashed[at]
         self._kept.append(kept)
         self._held += len(at)
         if self._held > 1.5 * self._most:
@@ -235,6 +230,7 @@ class Tally:
         reward = self._reward()
         models = [self._model(code, sample, requests.sum(), reward) for code in order]
         sample.settle(order)
+        sample.fraction = sample.rows / max(float(requests.sum()), 1.0)
         reasons = {
             NO_MODEL: self.nameless,
             BEYOND: self.beyond,

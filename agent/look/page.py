@@ -27,7 +27,8 @@ from equipoise.agent.answers.wording import (
 )
 from equipoise.agent.look.assignment import FALSE_ALARMS, SIZE, Sent, Split
 from equipoise.agent.look.choosing import UNKNOWN
-from equipoise.agent.look.figures import days_figure, differences, signed
+from equipoise.agent.look.crossing import crossed_words
+from equipoise.agent.look.figures import days_figure, differences, p_value, signed
 from equipoise.agent.look.findings import FEWEST_RATED, FROM_CACHE, Comparison, Findings, alike
 from equipoise.agent.look.settling import Settled
 from equipoise.agent.planning.plan import Plan
@@ -76,6 +77,7 @@ def summary(look: Look) -> list[str]:
     random = [each for each in found.splits if each.verdict == "looks random"]
     if random:
         lines.append(_random_sentence(random[0]))
+    lines += [crossed_words(each.where, each.crossed) for each in found.splits if each.crossed][:2]
     plan = look.settled.plan
     if plan is not None:
         lines.append(_settling(plan))
@@ -141,6 +143,11 @@ def _verdict(found: Findings, maximise: bool) -> str:
         return (
             f"{naive}. No column says who was sent where, so that this may be a difference between"
             " the models, if something drew them at random."
+        )
+    if everything is not None and everything.crossed is not None:
+        return (
+            f"{naive}. Several models answered the same {everything.crossed.column}: compare them"
+            " on those that all of them have."
         )
     drawn = {each.where for each in found.splits if each.verdict == "looks random"}
     clear = [each for each in found.sent if each.p is not None and each.p < 0.05]
@@ -319,15 +326,6 @@ def compared(each: Comparison) -> list[str]:
         f" choice of the model and the reward, would bring this to 0, and a little more would turn"
         f" it round (robustness value of Cinelli and Hazlett, 2020).{known}"
     ]
-
-
-def p_value(p: float) -> str:
-    """A p-value as people read it.
-
-    >>> p_value(0.2345), p_value(0.00004), p_value(1.0)
-    ('0.23', 'below 0.0001', '1')
-    """
-    return "below 0.0001" if p < 1e-4 else f"{p:.2g}"
 
 
 def _sent(found: Findings) -> Part:

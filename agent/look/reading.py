@@ -31,6 +31,7 @@ from equipoise.agent.ingest import files
 from equipoise.agent.ingest.derived import ANSWERED, CACHED, COUNTS, FAILED, is_guessed
 from equipoise.agent.ingest.presets import FAMILIES, PRESETS, Preset, preset_rows, recognise
 from equipoise.agent.look.choosing import GUESSED, Chosen, Sightings, choose, is_whole
+from equipoise.agent.look.crossing import key_paths
 from equipoise.agent.look.values import (
     CHATS,
     Codes,
@@ -72,8 +73,8 @@ class Source:
 @dataclass(frozen=True, slots=True)
 class Block:
     """Some rows as columns, all of length (rows,). model, columns: codes, NONE or OTHER, or numbers
-    with NaN; numbers: by role; unit: a hash, 0 for none; fate: number of one of FATES. done: bytes
-    of the file that were read."""
+    with NaN; numbers: by role; unit: a hash, 0 for none; keys: the same of paths that may name the
+    task; fate: number of one of FATES. done: bytes of the file that were read."""
 
     rows: int
     model: np.ndarray
@@ -81,6 +82,7 @@ class Block:
     unit: np.ndarray
     fate: np.ndarray
     columns: Sequence[np.ndarray]
+    keys: Sequence[np.ndarray]
     done: int
 
 
@@ -348,8 +350,9 @@ def _rows(source: Source, preset: Preset | None, lost: Counter[str]) -> Iterator
 class Reader:
     """Rows of the chosen columns as arrays; it keeps the codes of categories over blocks and files.
 
-    lost: rows that are in no block, by reason. reasons: of fates beyond FATES. bad: values that
-    could not be read, by role. odd: rows that the struct did not fit.
+    keys: paths that may name the task. lost: rows that are in no block, by reason. reasons: of
+    fates beyond FATES. bad: values that could not be read, by role. odd: rows that the struct did
+    not fit.
     """
 
     def __init__(self, chosen: Chosen, seen: Sightings) -> None:
@@ -361,7 +364,8 @@ class Reader:
         self.lost: Counter[str] = Counter()
         self.bad: Counter[str] = Counter()
         self.odd = 0
-        self._paths = {path: parse_path(path) for path in chosen.paths}
+        self.keys = key_paths(chosen, seen)
+        self._paths = {path: parse_path(path) for path in [*chosen.paths, *self.keys]}
         self._raw = {
             each.path
             for each in chosen.columns
@@ -450,6 +454,7 @@ class Reader:
             unit=hashes(of("unit"), count),
             fate=np.where((fate == 0) & (cached > 0), FATES.index(CACHED), fate),
             columns=columns,
+            keys=[hashes(values[path], count) for path in self.keys],
             done=done,
         )
 

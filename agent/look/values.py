@@ -119,6 +119,9 @@ def length(value: Any) -> float:
 def hashes(values: list[Any], count: int) -> np.ndarray:
     if not values:
         return np.zeros(count, np.int64)
+    if any(isinstance(value, msgspec.Raw) for value in values):
+        texts = (bytes(value) if isinstance(value, msgspec.Raw) else value for value in values)
+        values = [None if text == b"null" else text for text in texts]
     try:
         found = np.fromiter(map(hash, values), np.int64, count)
     except TypeError:

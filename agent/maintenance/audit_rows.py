@@ -79,6 +79,10 @@ class PartAudit:
         self._columns["reward"][rows] = np.nan
         self._columns["expired"][rows] = 0.0
         self._columns["elsewhere"][rows] = elsewhere
+        if batch.closed_by is not None:
+            # Closed once the other decision of its request was rated.
+            again = batch.closed_by == Closure.AGAIN
+            self._columns["elsewhere"][end - len(batch) : end][again] = 1.0
         self._metrics[rows] = np.nan
         if self._outputs is not None:
             self._outputs[rows] = np.nan
@@ -292,6 +296,7 @@ class StopAudit:
                 over = spent + 1.0 > note.requests * (1.0 + _ROUNDING)
                 if of_lanes:
                     limited |= over
+                    stopped |= over & (batch.closed_by == Closure.BUDGET)
                     unsure |= batch.capped & (batch.closed_by == Closure.BUDGET)
                 else:
                     stopped |= over

@@ -56,7 +56,7 @@ MEANINGS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "capped": "whether a stop set e to 0 after the rule had spoken",
             "closed_by": "what closed the request to randomizing: open, observing, paused, budget, "
             "segment, user, excluded, ineligible, decided, slice; late and repeated leave a draw "
-            "out of all sums; empty in older logs",
+            "out of all sums, again counts without a reward; empty in older logs",
             "rule_id": "the rule it was made under",
             "era": "the era of that rule",
             "lane_id": "name that a decider gave it: lane and number there; empty without deciders",

@@ -254,11 +254,12 @@ CLOSURE_WORDS = {
     Closure.SLICE: "beyond a decider's slice of a budget",
     Closure.LATE: "shipped by a decider after it had lost its lane",
     Closure.REPEATED: "of requests that another decider had decided",
+    Closure.AGAIN: "of requests that two deciders decided at once",
 }
 _COUNTED = Closure.DECIDED
 """Closures below it have a sum each. What was closed otherwise is the rest of `capped`, so that
 states from before there was another can be read."""
-_OF_LANES = (Closure.SLICE, Closure.LATE, Closure.REPEATED)
+_OF_LANES = (Closure.SLICE, Closure.LATE, Closure.REPEATED, Closure.AGAIN)
 
 
 class Floors(Monitor):
@@ -294,7 +295,7 @@ class Floors(Monitor):
     ) -> None:
         """n decisions. rate: (n,) e; propensity: (n,) pi of the assigned model; closed_by: (n,) a
         `Closure`; open_to_all: (n,) whether every model was eligible."""
-        capped = closed_by > 0
+        capped = (closed_by > 0) & (closed_by != Closure.AGAIN)
         counts = np.bincount(closed_by, minlength=len(Closure))
         self.sums["by"] += counts[:_COUNTED]
         self.sums["lanes"] += counts[list(_OF_LANES)]
@@ -314,7 +315,7 @@ class Floors(Monitor):
     def result(self) -> Check:
         by = dict(zip(Closure, self.sums["by"].tolist(), strict=False))
         by |= dict(zip(_OF_LANES, self.sums["lanes"].tolist(), strict=True))
-        rest = self.sums["by"][1:].sum() + self.sums["lanes"].sum()
+        rest = self.sums["by"][1:].sum() + self.sums["lanes"][:-1].sum()
         by[Closure.DECIDED] = float(self.sums["capped"][0] - rest)
         figures = {name: float(each[0]) for name, each in self.sums.items() if len(each) == 1}
         rows, squares = figures["rows"], figures.pop("weight_squares")

@@ -245,7 +245,8 @@ class OpenDecisions:
         self.delivered[rows] = True
         self.confirmed[rows] = False
         self.reward_at[rows] = np.nan
-        self.expired[rows] = False
+        # Nobody is told to rate what was decided before: it waits for nothing.
+        self.expired[rows] = self.closed_by[rows] == Closure.REPEATED
         self.folded[rows] = self.filled[rows] = self.waits[rows] = self.summed[rows] = False
 
     def skip(self, count: int, rule: int, era: int, watermark: int) -> None:
@@ -321,13 +322,19 @@ class OpenDecisions:
     def closed(self, start: int) -> Flags:
         """Which rows from `start` on have everything they wait for; the caller's watermark is at
         `start`, so the leader of every open row lies there or later."""
-        done: Flags = (self.has_reward | self.expired)[start : self.size]
+        done = self._done(slice(start, self.size))
         if self.ttl is None:
             return done
         leader = self.leader[start : self.size] - self.base - start
         waiting = np.bincount(leader[~done], minlength=len(done)) > 0
         closed: Flags = done & ~waiting & (self.until[start : self.size] < self.clock)
         return closed
+
+    def _done(self, rows: slice) -> Flags:
+        """(n,) rows that nobody has to wait for: what came late enters no sum in order."""
+        late = self.closed_by[rows] == Closure.LATE
+        result: Flags = self.has_reward[rows] | self.expired[rows] | late
+        return result
 
     def reward_ends(
         self, at: Ints, scaled: Callable[[Floats], Floats], missing: float | None
@@ -371,7 +378,7 @@ class OpenDecisions:
         """What lies from decision `start` on, where a watermark stands that can go no further."""
         first = start - self.base
         rows = slice(first, self.size)
-        done = (self.has_reward | self.expired)[rows]
+        done = self._done(rows)
         if not len(done):
             return Behind()
         holder = 0

@@ -83,7 +83,8 @@ class Publication(msgspec.Struct, frozen=True, kw_only=True):
     is randomized, None where it is; observing: whether that is mode `observe`. requests: the hard
     stop of the whole experiment, None for none. closed_segments: positions of segments whose cap is
     reached. tickets: by lane; a lane that is not named has none. uncounted: whether nothing limits
-    draws, so that one that is not named has any number. counted: by lane, how many of its
+    draws, so that one that is not named has any number. exhausted: whether the budget of the whole
+    experiment is spent. counted: by lane, how many of its
     draws the log held when it was published, at least. decisions: how many the log held then, of
     all lanes; whatever is decided by this publication is decided after them. documents: names of
     the texts that it needs, which the hub holds: `rule:<id>`, `config:<number>`, `era:<number>`.
@@ -102,6 +103,7 @@ class Publication(msgspec.Struct, frozen=True, kw_only=True):
     tickets: dict[int, Tickets] = {}
     counted: dict[int, Spent] = {}
     uncounted: bool = False
+    exhausted: bool = False
     decisions: int = 0
     documents: tuple[str, ...] = ()
     seconds: float = 60.0

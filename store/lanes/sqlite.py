@@ -112,8 +112,9 @@ class SqliteHub(SqlHub):
     def _set_up(self, deadline: float) -> None:
         connection = self._connection
         connection.create_function("hub_now", 0, lambda: self._now)
-        application = connection.execute("PRAGMA application_id").fetchone()[0]
+        # In this order: another process may make the tables in between, and the id with them.
         [(others,)] = connection.execute("SELECT count(*) FROM sqlite_master")
+        application = connection.execute("PRAGMA application_id").fetchone()[0]
         if application != APPLICATION_ID and (application or others):
             raise HubError(
                 f"hub {self.path}: it is another database, application_id {application:#x},"

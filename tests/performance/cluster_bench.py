@@ -137,6 +137,7 @@ def main() -> None:
                 seconds, results = timed(scheduler)
                 pd.testing.assert_frame_equal(results, expected, check_exact=True)
                 times[where].append(seconds)
+                print(f"{where}: {seconds:.1f} s", file=sys.stderr, flush=True)
         killed: list[int] = []
 
         def kill_in_the_middle(done: int) -> None:
@@ -159,8 +160,6 @@ def main() -> None:
         f"| {name}, a worker killed by -9 in the middle | {seconds:.1f} | {seconds / local:.2f} |"
     )
     print("\nEvery run gave the same results, bit for bit.")
-    for where, values in times.items():
-        print(f"{where}:", " ".join(f"{value:.1f}" for value in values), file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -49,6 +49,7 @@ ClosedBy: TypeAlias = Literal[
     "slice",
     "late",
     "repeated",
+    "again",
 ]
 """`Closure` in words."""
 

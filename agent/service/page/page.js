@@ -192,7 +192,7 @@ function draw() {
 async function refresh() {
   try {
     const ready = await ask("/readyz");
-    showMode(ready.mode);
+    if (ready.mode) showMode(ready.mode);  // a decider's readiness is its own
     trouble(ready.problems.join(" "));
     const names = ["estimates", "recommendation", "checks", "budget", "eras"];
     const [estimates, answer, checks, budget, eras, history] = await Promise.all(

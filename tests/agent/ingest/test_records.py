@@ -68,7 +68,7 @@ embedding = "embedding"
 [ingest.outputs]
 tokens = "usage.tokens"
 """
-MISSING = (None, "", " ", "nan", "NaN", "NA", "N/A", "null", "None")
+MISSING = (None, "", " ", "nan", "NaN", "NA", "N/A", "null", "None", "\\N")
 
 
 @pytest.fixture
@@ -102,6 +102,8 @@ NUMBERS: list[tuple[Any, float]] = [
     (True, 1.0),
     ("TRUE", 1.0),
     ("False", 0.0),
+    ("t", 1.0),
+    ("f", 0.0),
     (Decimal("0.25"), 0.25),
     (np.int64(3), 3.0),
     (np.float32(0.5), 0.5),

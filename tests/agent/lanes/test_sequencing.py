@@ -12,7 +12,8 @@ from raw_scores import Log, raw_sums
 from traffic import KEY, Traffic, config
 
 from equipoise.agent.agent import Agent
-from equipoise.agent.config import PolicyConfig
+from equipoise.agent.cli.status import describe
+from equipoise.agent.config import PolicyConfig, RewardConfig
 from equipoise.agent.maintenance.audit import audit
 from equipoise.store.batches import Closure, DecisionBatch, RequestBatch
 from equipoise.store.lanes import Tickets
@@ -245,6 +246,35 @@ def test_what_a_lane_shipped_late_enters_behind_what_came_in_time() -> None:
     assert audit(fleet.main.store, settings, KEY).faults == []
 
 
+def test_what_is_left_out_holds_nothing_back() -> None:
+    """Its outcome may never come: who asked twice rates once, and those of a lost lane are gone."""
+    settings = config(reward=RewardConfig(low=0.0, high=1.0))
+    fleet, traffic = Fleet(settings, KEY, 2), Traffic(np.random.default_rng(0))
+    first, second = fleet.lanes
+    requests = named(traffic.requests(10), 0)
+    fleet.now = 2.0
+    first.observe(traffic.outcomes(first.decide(requests)))
+    fleet.turn()
+    fleet.turn()
+    second.decide(take(requests, np.arange(3)))
+    fleet.turn()
+    second.decide(named(traffic.requests(4), 20))
+    fleet.lose(second)
+    fleet.turn()
+    fleet.turn()
+    first.observe(traffic.outcomes(first.decide(named(traffic.requests(10), 40))))
+    fleet.turn()
+    fleet.turn()
+    assert audit(fleet.main.store, settings, KEY).left_out == {"late": 4, "repeated": 3}
+    view = fleet.main.answers.view()
+    assert (view.watermark, fleet.main.store.decisions) == (27, 27)
+    assert view.certified.overall.rows == 20
+    behind = fleet.main.light.pending.behind(view.watermark)
+    assert (behind.waiting, behind.held) == (0, 0)
+    said = describe(fleet.main)
+    assert (said["left_out"], said["waiting_for_outcomes"]) == ({"late": 4, "repeated": 3}, 0)
+
+
 def test_what_comes_late_of_an_era_that_has_ended_leaves_the_new_one_alone() -> None:
     settings = config()
     fleet, traffic = Fleet(settings, KEY, 2), Traffic(np.random.default_rng(0))
@@ -311,20 +341,29 @@ def test_a_request_that_is_sent_again_never_displaces_the_decision_before(how: s
     fleet.turn(refresh=False)
     store = fleet.main.store
     assert store.decisions == 30
-    closed = {
-        position >> 40: batch.closed_by[batch.positions == position].item()
-        for batch in decisions_of(fleet)
-        for position in batch.positions.tolist()
-    }
-    assert closed == {1: 0, 2: 0}
     # Nobody can tell which came first, so both count, and one of them bears the name.
-    assert fleet.sequencer.done.repeated == 0
-    assert len(store.find_requests(list(requests.request_id))) == 20
+    closed = np.concatenate([batch.closed_by for batch in decisions_of(fleet)])
+    assert np.bincount(closed, minlength=13).tolist() == [20, *[0] * 11, 10]
+    assert fleet.sequencer.done.repeated == 10
+    numbers = store.find_requests(list(requests.request_id))
+    assert len(numbers) == 20
+    table = fleet.main.light.pending
+    assert table.certifiable[:30].all()
+    # The other one waits until that one is rated, by whoever names the request, and no longer.
+    fleet.sequencer.close_again(fleet.now)
+    assert not table.expired[:30].any()
+    rated = dict(list(numbers.items())[:15])
+    fleet.lanes[2].report(reported(*({"request_id": name, "reward": 1.0} for name in rated)), 15)
+    fleet.ship()
+    fleet.sequence()
+    fleet.sequencer.close_again(fleet.now)
+    twice = sum(name in rated for name in list(requests.request_id)[::2])
+    assert np.count_nonzero(table.expired[:30]) == twice > 5
     # From here on the log shows it: what is decided by this publication is decided after that.
     third.decide(sent_again(requests, np.arange(20), 2.0))
     fleet.turn(refresh=False)
     fleet.turn(refresh=False)
-    assert fleet.sequencer.done.repeated == 20
+    assert fleet.sequencer.done.repeated == 30
     found = audit(store, settings, KEY)
     assert (found.faults, found.left_out) == ([], {"repeated": 20})
 
@@ -347,7 +386,7 @@ def test_a_request_that_the_log_had_by_a_publication_counts_once() -> None:
     fleet.turn(refresh=False)
     fleet.turn(refresh=False)
     closed = np.concatenate([batch.closed_by for batch in decisions_of(fleet)])
-    assert closed.tolist() == [0] * 25 + [int(Closure.REPEATED)] * 10
+    assert closed.tolist() == [0] * 20 + [int(Closure.AGAIN)] * 5 + [int(Closure.REPEATED)] * 10
 
 
 def test_what_is_shipped_twice_enters_once() -> None:
@@ -404,6 +443,7 @@ def test_an_outcome_may_come_to_any_lane_before_its_decision() -> None:
     store = fleet.main.store
     assert [float(part.reward[0]) for part in store.outcome_parts(1)] == [1.0]
     assert [float(part.reward[0]) for part in store.outcome_parts(2)] == [0.5]
+    assert fleet.sequencer.done.duplicates == 0
     assert len(fleet.shipped) == 1
     second.report(
         reported({"decision_id": "d1-1", "reward": 0.0}, {"decision_id": "d1-1", "reward": 1.0})

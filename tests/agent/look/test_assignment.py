@@ -40,6 +40,7 @@ def sample_of(model: Any, unit: Any = None, propensity: Any = None, **columns: A
             codes.append(SimpleNamespace(labels=labels.tolist()))
             kept[f"column {number}"] = found
     reader: Any = SimpleNamespace(
+        keys=[],
         models=SimpleNamespace(labels=NAMES),
         chosen=SimpleNamespace(columns=kinds),
         columns=codes,

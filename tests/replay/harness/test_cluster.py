@@ -376,3 +376,24 @@ def test_a_worker_that_joins_without_the_package_is_told_of(table, monkeypatch) 
 def test_an_error_of_a_cell_is_the_error_of_the_sweep(table) -> None:
     with pytest.raises(AssertionError):
         list(results(MadeUp(), "h:1", number, table, None, None, enumerate(SWEEP)))
+
+
+@pytest.mark.parametrize(("trim", "thresholds"), [(None, []), ("65536", [1 << 28, 1 << 16])])
+def test_a_cell_keeps_memory_that_its_worker_would_give_back(
+    table, monkeypatch, trim, thresholds
+) -> None:
+    calls: list[tuple[int, int]] = []
+
+    class Library:
+        def __init__(self, name: None) -> None:
+            self.mallopt = lambda *given: calls.append(given)
+
+    monkeypatch.setattr("ctypes.CDLL", Library)
+    monkeypatch.delenv("MALLOC_TRIM_THRESHOLD_", raising=False)
+    if trim is not None:
+        monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", trim)
+    swept(MadeUp(), table)
+    assert [size for which, size in calls if which == -1] == thresholds * len(SWEEP)
+    assert [size for which, size in calls if which == -3][:2] == (
+        [1 << 25, 1 << 17] if trim else []
+    )

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from equipoise.store.lanes.contract import HubError, Parcel, Publication, Spent
 from equipoise.store.lanes.sqlite import SqliteHub
 from equipoise.store.sqlite import SqliteStore
+from equipoise.store.sqlite import connection as sqlite
 
 LONG = 1e6
 
@@ -102,6 +105,60 @@ def test_a_file_of_something_else_is_left_alone(tmp_path: Path) -> None:
         SqliteHub(tmp_path / "nowhere" / "s.db.lanes")
     with pytest.raises(HubError, match="the database refused"):
         SqliteHub(tmp_path)
+
+
+class Interrupted:
+    """A connection, before whose n-th statement another process opens the hub, and stays."""
+
+    def __init__(self, connection: sqlite3.Connection, path: Path, before: int) -> None:
+        self._connection, self._path, self._before = connection, path, before
+        self.others: list[SqliteHub] = []
+
+    def execute(self, *statement: Any) -> Any:
+        if self._before == 0:
+            self.others.append(SqliteHub(self._path))
+        self._before -= 1
+        return self._connection.execute(*statement)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+
+@pytest.mark.parametrize("before", range(5))
+def test_another_process_makes_the_tables_in_between(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: int
+) -> None:
+    path, made = tmp_path / "s.db.lanes", list[Interrupted]()
+
+    def connect(*args: Any) -> Any:
+        connection = sqlite.connect(*args)
+        if made:
+            return connection
+        made.append(Interrupted(connection, path, before))
+        return made[0]
+
+    monkeypatch.setattr("equipoise.store.lanes.sqlite.connect", connect)
+    with SqliteHub(path) as hub:
+        [other] = made[0].others
+        with other:
+            term = other.elect("a", LONG)
+            assert term is not None
+            assert hub.keep(term) == term
+
+
+def test_a_new_file_that_another_process_holds_is_waited_for(tmp_path: Path) -> None:
+    """SQLite itself would not wait here: the change to a write-ahead log is refused at once."""
+    path = tmp_path / "s.db.lanes"
+    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(HubError, match="locked"):
+        SqliteHub(path, seconds=0.05)
+    release = threading.Timer(0.1, other.execute, ["ROLLBACK"])
+    release.start()
+    with SqliteHub(path, seconds=60.0) as hub:
+        assert hub.newest() is None
+    release.join()
+    other.close()
 
 
 def test_a_later_format_is_refused(tmp_path: Path) -> None:
