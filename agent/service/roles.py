@@ -121,6 +121,13 @@ def serve(
         return run_authority(order)
     if role == "decider" and workers is None:
         return run_decider(order)
+    try:
+        # Once, and not by every child.
+        refuse_hub(settings, None, decider=role == "decider")
+    except HubRefusedError:
+        raise
+    except HubError:
+        pass  # the children say that it is away, and wait
     return Supervisor(order, settings, workers or 1).run()
 
 

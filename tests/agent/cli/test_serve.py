@@ -109,6 +109,24 @@ def test_what_is_found_at_a_database_is_said(path: Path, postgres_url: str) -> N
     assert "hidden" not in text
 
 
+@pytest.mark.parametrize("options", [["--role", "decider"], ["--role", "authority"], []])
+def test_a_start_with_a_refused_login_ends(
+    path: Path, postgres_url: str, options: list[str]
+) -> None:
+    path.write_text(CONFIG)
+    key = path.with_suffix(".key")
+    key.write_bytes(bytes(32))
+    wrong = postgres_url.replace("//postgres@", "//nobody:hidden@")
+    order = ["--config", path, "--store", wrong, "--key", key, "--port", "0", *options]
+    done = run_command("serve", *order)
+    assert done.returncode == 2
+    said = [line for line in done.stderr.splitlines() if line.startswith("equipoise: ")]
+    assert len(said) == 1
+    assert 'role "nobody" does not exist' in said[0]
+    assert "hidden" not in done.stdout + done.stderr
+    assert "standing by" not in done.stdout
+
+
 def test_who_may_not_enter_ends_and_who_finds_nobody_goes_on(
     path: Path, postgres_url: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
