@@ -228,6 +228,9 @@ def test_a_hangup_takes_over_what_may_change_in_a_running_experiment(tmp_path):
         assert later["era"] == 1
         assert later["probabilities"].keys() == {"large", "small", "tiny"}
         assert daemon.ask("GET", "/v1/budget").json["requests"] == 2
+    # What was said by signal stays until the file says something else.
+    with running(tmp_path, config=added + "[budget]\nrequests = 5\n") as daemon:
+        assert daemon.ask("GET", "/v1/budget").json["requests"] == 5
 
 
 def test_a_new_version_of_a_model_is_estimated_by_its_own_rewards_alone(tmp_path):
