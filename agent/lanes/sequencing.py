@@ -129,6 +129,7 @@ class Sequencer:
         self.closed = 0
         self.done = Sequenced()
         self._taken: dict[tuple[int, int], set[int]] = {}
+        self._entering: list[tuple[set[int], list[int]]] = []
         self._ends: dict[int, int] | None = None
 
     def decisions(self, parcels: Iterator[Parcel]) -> Iterator[list[tuple[int, int]]]:
@@ -280,6 +281,7 @@ class Sequencer:
 
     def _outcomes(self, parcels: Sequence[Parcel], now: float) -> list[tuple[int, int]]:
         finished = []
+        self._entering = []
         came = max(parcel.received for parcel in parcels)
         batches: list[OutcomeBatch] = []
         reports: list[tuple[Report, Outcome]] = []
@@ -303,14 +305,14 @@ class Sequencer:
                 decoded = next(next_told)
                 pairs = list(zip(decoded, islice(known, len(decoded)), strict=True))
                 left = self._reported(parcel, waits, reports, taken, pairs)
-            if not left or not taken:
-                del self._taken[parcel.lane, parcel.place]
             if not left:
                 finished.append((parcel.lane, parcel.place))
             if parcel is parcels[-1] or kinds[number + 1] != parcel.kind:
                 # In the order in which they came: of two that contradict each other the first wins.
                 self._observe_all(batches, reports, came)
                 batches, reports = [], []
+        for name in finished:
+            self._taken.pop(name, None)
         return finished
 
     def _observe_all(
@@ -326,6 +328,10 @@ class Sequencer:
                 self._observe(select(batch, turn == index), came)
         for round_ in _rounds(reports):
             self._take(round_, came)
+        # Only now: where the store failed in between, all of it is tried again.
+        for taken, rows in self._entering:
+            taken.update(rows)
+        self._entering = []
 
     def _numbers_of(self, lanes: Sequence[int], batches: Sequence[Batch]) -> list[list[int | None]]:
         """Numbers of the decisions that outcomes of lanes are of, None of those still to come."""
@@ -356,7 +362,7 @@ class Sequencer:
             number = np.array([numbers[row] for row in fresh], dtype=np.int64)
             at = np.minimum(part.at, parcel.received)
             batches.append(replace(part, number=number, at=at))
-            taken.update(fresh)
+            self._entering.append((taken, fresh))
         left = int(np.count_nonzero(~known))
         if left and not waits:
             self.done.refuse(_NEVER_CAME, left)
@@ -391,7 +397,7 @@ class Sequencer:
             if row in taken:
                 continue
             if is_known:
-                taken.add(row)
+                self._entering.append((taken, [row]))
                 dated = msgspec.structs.replace(outcome, at=max(at, 0.0))
                 reports.append((report, dated))
             elif waits:

@@ -16,6 +16,8 @@ from equipoise.agent.cli.status import describe
 from equipoise.agent.config import PolicyConfig, RewardConfig
 from equipoise.agent.maintenance.audit import audit
 from equipoise.store.batches import Closure, DecisionBatch, RequestBatch
+from equipoise.store.errors import WriteError
+from equipoise.store.format.sql_rows import joined
 from equipoise.store.lanes import Tickets
 from equipoise.store.memory import MemoryStore
 
@@ -456,6 +458,41 @@ def test_an_outcome_may_come_to_any_lane_before_its_decision() -> None:
         "an outcome that contradicts the one before": 1,
     }
     assert fleet.sequencer.done.duplicates == 1
+
+
+@pytest.mark.parametrize("how", ["own", "reported"])
+def test_outcomes_that_a_store_refused_are_taken_later(
+    how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A parcel of which one part still waits is looked at again: what failed is not taken for
+    entered."""
+    fleet, traffic = Fleet(config(), KEY, 2), Traffic(np.random.default_rng(0))
+    first, second = fleet.lanes
+    decided = first.decide(named(traffic.requests(3), 0))
+    fleet.now = 2.0
+    fleet.turn()
+    fleet.turn()
+    later = first.decide(named(traffic.requests(1), 3))
+    if how == "own":
+        both = [traffic.outcomes(decided), traffic.outcomes(later)]
+        first._pack("outcomes", 0, joined(both))
+    else:
+        names = [{"request_id": f"r{at}", "reward": 1.0} for at in range(4)]
+        second.report(reported(*names), 4)
+    fleet.ship()
+    with monkeypatch.context() as patch:
+        patch.setattr(fleet.main.store, "append", refusing)
+        with pytest.raises(WriteError):
+            fleet.sequence()
+    fleet.turn()
+    fleet.turn()
+    parts = [len(fleet.main.store.outcome_parts(number)) for number in range(4)]
+    assert (parts, fleet.sequencer.done.duplicates) == ([1] * 4, 0)
+    assert fleet.sequencer._taken == {}
+
+
+def refusing(batch: object) -> int:
+    raise WriteError("no room")
 
 
 def test_the_fold_of_the_log_is_the_state_of_the_authority() -> None:
