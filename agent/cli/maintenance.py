@@ -263,7 +263,7 @@ def migrate(
     is a whole one or none. The old one stays as it is. Serve one of the two from then on: both
     together would decide different requests with the same numbers.
 
-    Example: equipoise migrate equipoise.db "postgresql://db.example/equipoise?schema=chat"
+    Example: equipoise migrate chat.db "postgresql://db/chat?schema=chat"
     """
     from equipoise.agent.maintenance.migrate import migrate as moved
     from equipoise.store.address import shown
