@@ -23,7 +23,7 @@ from equipoise.store.lanes.memory import MemoryHub
 from equipoise.store.records import LANE_BITS, Outcome, decision_position
 
 
-def until(holds: Callable[[], object], seconds: float = 10.0) -> None:
+def until(holds: Callable[[], object], seconds: float = 60.0) -> None:
     """Wait for the keeper's thread."""
     end = time.monotonic() + seconds
     while not holds():
@@ -36,7 +36,7 @@ def publishing(hubs: Hubs, kept) -> None:
     kept.start()
     until(lambda: hubs.hub.lanes())
     hubs.publish()
-    assert kept.wait(10.0)
+    assert kept.wait(60.0)
 
 
 def test_decisions_are_drawn_by_lane_and_counter_and_come_to_the_hub(tmp_path: Path) -> None:
@@ -197,7 +197,7 @@ def test_the_wrong_key_is_said_and_no_lane_is_kept(tmp_path: Path) -> None:
     kept = keeper(hubs, tmp_path, key=bytes(32))
     kept.start()
     with pytest.raises(AgentError, match="the key is that of another experiment"):
-        kept.wait(10.0)
+        kept.wait(60.0)
     kept.close(5.0)
     assert [each for each in hubs.hub.lanes() if not each.whole] == []
 
@@ -207,7 +207,7 @@ def test_sticky_units_are_refused_in_one_line(tmp_path: Path) -> None:
     kept = keeper(hubs, tmp_path)
     kept.start()
     with pytest.raises(AgentError, match=r"\[units\]"):
-        kept.wait(10.0)
+        kept.wait(60.0)
     kept.close(5.0)
 
 
@@ -218,7 +218,7 @@ def killed(hubs: Hubs, folder: Path, decisions: int) -> int:
     lane = kept.lane
     still = threading.Event()
     kept._turn = still.set  # it ships no more
-    assert still.wait(10.0)
+    assert still.wait(60.0)
     for at in range(decisions):
         lane.records.decide_one(request(f"k{at}"))
     lane.records.observe([Outcome(decision_id=f"d{lane.lease.lane}-0", reward=1.0)])
@@ -440,7 +440,7 @@ def test_a_lane_that_no_publication_names_has_no_tickets(
     hubs = Hubs()
     kept = keeper(hubs, tmp_path)
     kept.start()
-    assert kept.wait(10.0)
+    assert kept.wait(60.0)
     made = [kept.lane.records.decide_one(request(f"r{at}")) for at in range(30)]
     assert not any(each.randomized for each in made)
     assert {kept.lane.records.closure(at) for at in range(30)} == {Closure.SLICE}
