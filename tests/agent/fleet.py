@@ -57,7 +57,7 @@ class Lane:
         self.agent.state.paused = made.off
         self.agent.state.observing_only = made.observing
         unnamed = Tickets() if made.uncounted else Tickets(draws=0)
-        self.agent._decider.tickets = made.tickets.get(self.number, unnamed)
+        self.agent.limit(made.tickets.get(self.number, unnamed), made.exhausted)
         self.agent.state.caps = lane_caps(lane_config(self.agent.config), made.closed_segments)
         self.version = made.version
 

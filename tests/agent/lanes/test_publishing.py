@@ -143,6 +143,30 @@ def test_a_lane_without_tickets_closes_everybody() -> None:
     assert not any(alone)
 
 
+def test_a_spent_budget_is_told_from_a_slice_that_is_used_up() -> None:
+    """And the audit proves it, by the draws that the log holds."""
+    settings = config(policy=PolicyConfig(rate=1.0), budget=BudgetConfig(requests=20))
+    fleet, traffic = Fleet(settings, KEY, 1), Traffic(np.random.default_rng(1))
+    (lane,) = fleet.lanes
+    for _ in range(30):
+        fleet.now = traffic.at + 1.0
+        lane.decide(traffic.requests(2))
+        fleet.turn(refresh=False)
+    assert drawn(fleet)[0] == 20
+    assert fleet.newest.exhausted
+    last = lane.decide(traffic.requests(5))
+    assert set(last.closed_by.tolist()) == {Closure.BUDGET}
+    fleet.turn(refresh=False)
+    fleet.turn(refresh=False)
+    found = audit(fleet.main.store, settings, KEY)
+    assert found.faults == []
+    sliced = found.closed_by["slice"]
+    assert found.closed_by == {"slice": sliced, "budget": 65 - 20 - sliced}
+    assert [each for each in found.unproven if "served as routed" in each] == [
+        f"why {sliced} decisions were served as routed: by a decider's slice of a budget"
+    ]
+
+
 def test_tickets_that_are_taken_back_count_until_their_lane_acts_by_it() -> None:
     settings = config(policy=PolicyConfig(rate=1.0), budget=BudgetConfig(requests=800))
     fleet, traffic = Fleet(settings, KEY, 2), Traffic(np.random.default_rng(1))
