@@ -69,11 +69,17 @@ class Allocation:
 
         What is the same for every context is worked out once for each set of eligible models.
         """
-        gate, assignment = self.gate, self.assignment
+        if self._shared is not None:
+            scored, cuts = self._shared
+            each = cuts.each(x)
+            rate = scored.of_score(best_of(each).item())
+            shares = mix_floor(each, eligible, self.floor)
+            return rate, shares, list(accumulate(shares[0].tolist()))
+        rate = self.gate.rate_of(x)
+        assignment = self.assignment
         if not isinstance(assignment, ConstantShares):
-            rates, shares = self.allocate(x, eligible)
-            return rates.item(), shares, list(accumulate(shares[0].tolist()))
-        rate = float(gate.rate) if isinstance(gate, ConstantRate) else gate.rates(x).item()
+            shares = assignment.probabilities(x, eligible, self.floor)
+            return rate, shares, list(accumulate(shares[0].tolist()))
         models = None if eligible is None else eligible.tobytes()
         kept = self._constant.get(models)
         if kept is None:
