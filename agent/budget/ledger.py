@@ -46,6 +46,11 @@ class Arrivals:
             self.first, self.latest = low, high
         self.first, self.latest = min(self.first, low), max(self.latest, high)
         self.total += len(at)
+        if low // WIDTH == high // WIDTH:
+            self._open(int(high // WIDTH))
+            if int(high // WIDTH) > self._newest - 2 * BINS:
+                self._counts[int(high // WIDTH) % (2 * BINS)] += len(at)
+            return
         number: Ints = np.floor(at / WIDTH).astype(np.int64)
         self._open(int(number.max()))
         recent = number[number > self._newest - 2 * BINS]
@@ -179,8 +184,11 @@ class Ledger:
                 self.spent[routed, batch.model[0]] += 1.0
                 self.drawn += 1
             return
-        np.add.at(self.expected, batch.routed, batch.rate[:, None] * batch.probabilities)
-        picked = batch.randomized
+        # Cell by cell in the order of the rows, so that how the log is cut says nothing.
+        models, picked = len(self.spent), batch.randomized
+        cells = models * batch.routed[:, None] + np.arange(models)
+        mean = batch.rate[:, None] * batch.probabilities
+        np.add.at(self.expected.reshape(-1), cells.reshape(-1), mean.reshape(-1))
         np.add.at(self.spent, (batch.routed[picked], batch.model[picked]), 1.0)
         self.drawn += 1
 

@@ -552,11 +552,13 @@ class OpenDecisions:
             except OSError:
                 # No room for a file: memory, as long as there is any.
                 self._most_bytes = None
-        self._columns = {
-            name: np.concatenate([column, np.zeros_like(column)])
-            for name, column in self._columns.items()
-        }
-        self._file = None
+        # Only what is held is touched: pages of the rest are taken as decisions come.
+        for name, column in self._columns.items():
+            grown = np.zeros((capacity, *column.shape[1:]), column.dtype)
+            held = column[: self.size]
+            grown[: len(held)] = held
+            self._columns[name] = grown
+        self._blank, self._file = self.size, None
         self._bind()
 
     def _move_to_file(self, capacity: int) -> None:
