@@ -65,7 +65,7 @@ class RowEncoder:
             raise self._error(None, Problem("", shown(rows), "a list of rows"))
         columns: list[float] = []
         for at, row in enumerate(rows):
-            if isinstance(row, Mapping):
+            if type(row) is dict or isinstance(row, Mapping):
                 self._append_named(at, row, columns)
             else:
                 self._append_vector(at, row, columns)

@@ -149,8 +149,8 @@ Reply: TypeAlias = Callable[[int, bytes, Mapping[str, str]], None]
 Handler: TypeAlias = Callable[[bytes, Caller], bytes]
 
 DECIDE, OUTCOMES = "/v1/decide", "/v1/outcomes"
-SMALL_BYTES = 2048
-"""A body up to this size is a handful of rows at the most."""
+SMALL_BYTES = 24_576
+"""A body up to this size is a hundred outcomes with their tokens and some outputs."""
 DIRECT_BYTES = 65_536
 """A larger body is read only once its sender was admitted, and no faster than it is taken."""
 

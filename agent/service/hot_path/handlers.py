@@ -59,8 +59,8 @@ def take_by_bisection(
         yield counts
 
 
-ROWS_AT_ONCE = 34
-"""Rows that are taken without a pause: some 300 microseconds, for which a decision may wait."""
+ROWS_AT_ONCE = 100
+"""Rows that are taken without a pause: some 400 microseconds, for which a decision may wait."""
 
 
 class OutcomeRows:
@@ -119,10 +119,12 @@ class OutcomeRows:
 
 def _rounds(outcomes: Sequence[Outcome]) -> list[list[int]]:
     """Positions of rows such that no round holds two parts of one decision; order is kept."""
+    names = [outcome.decision_id or outcome.request_id for outcome in outcomes]
+    if len(set(names)) == len(names):
+        return [list(range(len(names)))] if names else []
     rounds: list[list[int]] = []
     parts: dict[str | None, int] = {}
-    for row, outcome in enumerate(outcomes):
-        name = outcome.decision_id or outcome.request_id
+    for row, name in enumerate(names):
         turn = parts.get(name, 0)
         parts[name] = turn + 1
         if turn == len(rounds):
@@ -391,7 +393,7 @@ class HotHandlers:
                     # Below 0 in a decider: what it does not know. Of a request_id alone, which
                     # decision that is its authority finds out, and compares the token then.
                     name = outcome.decision_id
-                    if number >= 0:
+                    if name is None and number >= 0:
                         name = decision_id(self._adapter.position(number))
                     if name is not None or outcome.outcome_token is None:
                         self._tokens.check(name or "", outcome.outcome_token, caller)

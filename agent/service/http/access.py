@@ -21,7 +21,6 @@ import hmac
 import ipaddress
 import os
 import time
-from base64 import urlsafe_b64encode
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -36,19 +35,29 @@ from equipoise.agent.service.http.connection_limits import WEBSOCKET
 _DOMAIN = b"equipoise outcome token, version 1\0"
 _BYTES = 15
 """120 bits, 20 characters."""
+_BLOCK, _PADS = 64, (0x36, 0x5C)
+_URL_SAFE = bytes.maketrans(b"+/", b"-_")
 
 
 class OutcomeTokens:
     """Of one experiment. key: the store's; required: whether callers of scope route need one."""
 
     def __init__(self, key: bytes, experiment: str, required: bool) -> None:
-        self._key = hmac.digest(key, _DOMAIN + experiment.encode(), "sha256")
+        own = hmac.digest(key, _DOMAIN + experiment.encode(), "sha256").ljust(_BLOCK, b"\0")
+        # HMAC's two passes up to the key: a token is made for every decision and every outcome.
+        self._inner, self._outer = (sha256(bytes(each ^ pad for each in own)) for pad in _PADS)
         self._required = required
 
     def of(self, name: str) -> str:
         """The token of a decision, by its id."""
-        digest = hmac.digest(self._key, name.encode(), "sha256")
-        return urlsafe_b64encode(digest[:_BYTES]).decode()
+        return self._of(name).decode()
+
+    def _of(self, name: str) -> bytes:
+        inner, outer = self._inner.copy(), self._outer.copy()
+        inner.update(name.encode())
+        outer.update(inner.digest())
+        text = binascii.b2a_base64(outer.digest()[:_BYTES], newline=False)
+        return text.translate(_URL_SAFE)
 
     def asks(self, caller: Caller) -> bool:
         """Whether a caller needs one."""
@@ -60,7 +69,7 @@ class OutcomeTokens:
             if not self.asks(caller):
                 return
             why = "the token that came with the decision is needed"
-        elif hmac.compare_digest(self.of(name).encode(), token.encode()):
+        elif hmac.compare_digest(self._of(name), token.encode()):
             return
         else:
             why = f"this is not the one that came with decision {name}"
