@@ -557,9 +557,7 @@ class _Report(NamedTuple):
 
 def _speaks(outcome: Outcome) -> bool:
     """Whether a part says anything of attempts."""
-    return not (
-        outcome.attempts is outcome.served is outcome.attempt is outcome.delivered is None
-    )
+    return not (outcome.attempts is outcome.served is outcome.attempt is outcome.delivered is None)
 
 
 def _attempt(outcome: Outcome) -> _Report:

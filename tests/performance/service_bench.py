@@ -313,9 +313,7 @@ def main() -> None:
         commands["daemon"] += ["--store", str(store), "--port", str(chosen.port + 1)]
         names = [chosen.only] if chosen.only else ["bare", "daemon"]
         ports = {name: chosen.port + (name == "daemon") for name in names}
-        pids = {
-            name: servers.enter_context(server(commands[name], ports[name])) for name in names
-        }
+        pids = {name: servers.enter_context(server(commands[name], ports[name])) for name in names}
         if "daemon" in pids:  # its analyst is a second in starting
             urllib.request.urlopen(f"http://127.0.0.1:{ports['daemon']}/v1/estimates").close()
         if len(cores) > 1:
@@ -329,9 +327,7 @@ def main() -> None:
                     pid, seed = pids[name], rate + turn
                     halted(pid, False)
                     time.sleep(SETTLE_SECONDS)
-                    found[name].append(
-                        measure(name, pid, ports[name], rate, chosen.seconds, seed)
-                    )
+                    found[name].append(measure(name, pid, ports[name], rate, chosen.seconds, seed))
                     time.sleep(0.2)
                     halted(pid, True)
             summary(rate, found)

@@ -25,7 +25,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
-from hashlib import sha256
+from hashlib import blake2b, sha256
 from typing import NamedTuple
 
 from equipoise.agent.config.service import Scope, ServiceSettings, TokenSettings, weakness
@@ -105,6 +105,7 @@ class Tokens:
         self, tokens: Iterable[TokenSettings], environment: Mapping[str, str] = os.environ
     ) -> None:
         self._digests: list[tuple[bytes, Scope, str]] = []
+        self._own = os.urandom(32)
         self.replace(tokens, environment)
 
     def replace(
@@ -112,6 +113,13 @@ class Tokens:
     ) -> None:
         """Take these from now on. Raises MissingTokenError and changes nothing."""
         self._digests = [(_digest(token, environment), token.scope, token.name) for token in tokens]
+        self.stamp = object()
+        """Another one whenever the tokens are others."""
+
+    def known_by(self, header: bytes) -> bytes:
+        """What the whole header of a request may be remembered by: where it may hold a token, a
+        digest under a key of this process."""
+        return blake2b(header, key=self._own).digest() if self._digests else header
 
     def __bool__(self) -> bool:
         return bool(self._digests)
