@@ -49,8 +49,8 @@ class _Connection:
         self.scheduled = 0.0
         # The lines that Python's `http.client` sends, which the product's client uses.
         self._head = (
-            f"POST {stream.path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nAccept-Encoding: identity\r\n"
-            "Content-Type: application/json\r\nContent-Length: "
+            f"POST {stream.path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n"
+            "Accept-Encoding: identity\r\nContent-Type: application/json\r\nContent-Length: "
         ).encode()
         self._received = b""
 
