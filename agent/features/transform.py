@@ -27,6 +27,7 @@ from equipoise.agent.features.values import (
 )
 from equipoise.store.batches import Flags, Floats
 
+_FLOAT = np.dtype(np.float64)
 _NUMBERS = frozenset(
     map(np.dtype, ("f8", "f4", "f2", "i8", "i4", "i2", "i1", "u8", "u4", "u2", "u1"))
 )
@@ -70,6 +71,16 @@ class RowEncoder:
             else:
                 self._append_vector(at, row, columns)
         return np.array(columns, dtype=np.float64).reshape(len(rows), self.width)
+
+    def sound(self, array: object) -> bool:
+        """Whether it is one row (1, width) of float64, every number within every limit; False may
+        also mean that `check` has to look closer."""
+        return (
+            type(array) is np.ndarray
+            and array.dtype is _FLOAT
+            and array.shape == (1, self.width)
+            and sound(array, self._lowest)
+        )
 
     def check(self, array: object, absent: bool = False) -> Floats:
         """The array (n, width) as float64, itself where it is that already.
@@ -231,6 +242,10 @@ class Transform:
         returned, not a copy, where it is float64 already.
         """
         return self._context.check(x)
+
+    def sound_context(self, x: object) -> bool:
+        """Whether x is certainly one row (1, d) that `check_context` would let through as it is."""
+        return self._context.sound(x)
 
     def check_outputs(self, y: object, absent: bool = False) -> Floats:
         """(n, q), as `check_context`. absent: rows that are NaN throughout are let through."""
