@@ -21,7 +21,7 @@ import struct
 import threading
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -30,10 +30,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from equipoise.store.batches import Batch, Segment
+from equipoise.store.batches import Batch, DecisionBatch, Segment
 from equipoise.store.errors import FullStoreError, ReadOnlyStoreError, WriteError
 from equipoise.store.files import identity, sync_to_disk
-from equipoise.store.format.sql_rows import LOG_TABLES, Kind
+from equipoise.store.format.sql_rows import DECISIONS, LOG_TABLES, Kind
 
 Sync: TypeAlias = Literal["never", "each", "asked"]
 
@@ -62,6 +62,27 @@ _TABLES = {
     table.batch: (position, tuple((name, kind in _DTYPES) for name, kind in table.columns.items()))
     for position, table in enumerate(LOG_TABLES)
 }
+
+
+def _packed(pack: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda value: None if value is None else pack(value)
+
+
+_INTEGER, _REAL, _FLAG = (struct.Struct(each).pack for each in ("<q", "<d", "<?"))
+_PACKED: dict[Kind, Callable[[Any], Any]] = {
+    Kind.INTEGER: _INTEGER,
+    Kind.OPTIONAL_INTEGER: _packed(_INTEGER),
+    Kind.REAL: _REAL,
+    Kind.FLAG: _FLAG,
+    Kind.VECTOR: np.ndarray.tobytes,
+    Kind.MASK: _packed(np.ndarray.tobytes),
+}
+_PLACES = {field.name: at for at, field in enumerate(fields(DecisionBatch))}
+_OF_A_ROW = tuple(
+    (_PLACES[name], _PACKED.get(kind, lambda value: value))
+    for name, kind in DECISIONS.columns.items()
+)
+"""Where a row of plain values holds a column, and what makes the bytes of an array of one of it."""
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -79,6 +100,9 @@ def to_frame(seq: int, batch: Batch, seed: int = 0) -> bytes:
 def batch_to_body(batch: Batch) -> bytes:
     """A batch as msgpack, without a header."""
     position, columns = _TABLES[type(batch)]
+    if isinstance(batch, DecisionBatch) and batch.row is not None:
+        row = batch.row
+        return _encode([position, 1, *[pack(row[at]) for at, pack in _OF_A_ROW]])
     values: list[Any] = [position, len(batch)]
     for name, is_array in columns:
         value = getattr(batch, name)

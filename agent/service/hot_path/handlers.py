@@ -333,7 +333,10 @@ class HotHandlers:
             else:
                 if self._breaker.reason is not None:
                     self._breaker.close()
-                self._count(decisions, newest)
+                if len(decisions) == 1:
+                    self._count_one(decisions[0], adapter.agent.light.pending.next > newest)
+                else:
+                    self._count(decisions, newest)
                 return [self._answer(decision) for decision in decisions]
         self._counters.passed_through[reason] += len(requests)
         return [_passed_through(request, reason) for request in requests]
@@ -360,12 +363,15 @@ class HotHandlers:
         )
 
     def _count(self, decisions: Sequence[Decision], newest: int) -> None:
-        counted = self._counters.decisions
         for decision in decisions:
-            if (self._adapter.number(decision.decision_id) or 0) >= newest:
-                counted[decision.model, decision.randomized] += 1
-            else:
-                self._counters.repeated += 1
+            number = self._adapter.number(decision.decision_id) or 0
+            self._count_one(decision, number >= newest)
+
+    def _count_one(self, decision: Decision, fresh: bool) -> None:
+        if fresh:
+            self._counters.decisions[decision.model, decision.randomized] += 1
+        else:
+            self._counters.repeated += 1
 
     def _reason(self) -> PassThrough | None:
         """Why nothing is decided now, before anything was tried."""
