@@ -49,6 +49,7 @@ class RowEncoder:
                 feature.name,
                 feature.encoder(),
                 None if feature.missing is None else [feature.missing] * len(feature.columns()),
+                *feature.as_it_is(),
             )
             for feature in features
         )
@@ -62,7 +63,9 @@ class RowEncoder:
         """
         if isinstance(rows, np.ndarray):
             return self.check(rows)
-        if isinstance(rows, str | bytes) or not isinstance(rows, Sequence):
+        if type(rows) is not tuple and (
+            isinstance(rows, str | bytes) or not isinstance(rows, Sequence)
+        ):
             raise self._error(None, Problem("", shown(rows), "a list of rows"))
         columns: list[float] = []
         for at, row in enumerate(rows):
@@ -109,9 +112,12 @@ class RowEncoder:
     def _append_named(self, at: int, row: Mapping[Any, Any], columns: list[float]) -> None:
         values = 0
         try:
-            for name, encode, missing in self._plan:
+            for name, encode, missing, low, high in self._plan:
                 value = row.get(name)
-                if value is not None:
+                if type(value) is float and low <= value <= high:
+                    columns.append(value)
+                    values += 1
+                elif value is not None:
                     encode(value, columns)
                     values += 1
                 elif missing is not None:
@@ -144,7 +150,7 @@ class RowEncoder:
     def _named_error(self, at: int, row: Mapping[Any, Any]) -> FeatureError:
         """Every problem of a row that was refused; slow, and on no other path."""
         problems = []
-        for name, encode, missing in self._plan:
+        for name, encode, missing, _, _ in self._plan:
             value = row.get(name)
             if value is None:
                 if missing is None:
