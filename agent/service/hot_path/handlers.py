@@ -133,8 +133,8 @@ def _rounds(outcomes: Sequence[Outcome]) -> list[list[int]]:
     return rounds
 
 
-FEWEST_TOGETHER = 3
-"""Two decisions together cost what they cost alone."""
+FEWEST_TOGETHER = 8
+"""Fewer decisions together cost more than they cost alone, on plain numbers."""
 _NOT_THE_STORES_FAULT = (ContradictionError, SequenceError)
 
 
