@@ -232,7 +232,11 @@ class JournaledStore(Store):
             )
 
     def _admit_requests(self, batch: DecisionBatch) -> None:
-        names = [name for name in _request_ids(batch) if name]
+        names: Texts = _request_ids(batch)
+        if len(names) == 1 and names[0] in self._absent:
+            self._absent.clear()
+            return
+        names = [name for name in names if name]
         # A caller that has just looked these ids up need not have them looked up again.
         if not self._absent.issuperset(names):
             decided = self.find_requests(names)
@@ -245,14 +249,17 @@ class JournaledStore(Store):
     def _index(self, batch: DecisionBatch) -> None:
         first = self._decisions
         self._decisions = first + len(batch)
-        for row in range(len(batch)):
-            self._rows[first + row] = batch, row
         names = _request_ids(batch)
         for number, name in enumerate(names, first):
             if name:
                 self._numbers[name] = number
         self._since.add(names)
-        if (batch.row is None or batch.row[-1] is not None) and batch.draw is not None:
+        if batch.row is not None and batch.row[-1] is None:
+            self._rows[first] = batch, 0
+            return
+        for row in range(len(batch)):
+            self._rows[first + row] = batch, row
+        if batch.draw is not None:
             self._draws.update(zip(batch.draw.tolist(), batch.number.tolist(), strict=True))
             self._lane_ends |= ends_of(batch.draw)
 

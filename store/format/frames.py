@@ -21,7 +21,7 @@ import struct
 import threading
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from equipoise.store.batches import Batch, DecisionBatch, Segment
 from equipoise.store.errors import FullStoreError, ReadOnlyStoreError, WriteError
 from equipoise.store.files import identity, sync_to_disk
-from equipoise.store.format.sql_rows import DECISIONS, LOG_TABLES, Kind
+from equipoise.store.format.sql_rows import LOG_TABLES, Kind
 
 Sync: TypeAlias = Literal["never", "each", "asked"]
 
@@ -62,27 +62,6 @@ _TABLES = {
     table.batch: (position, tuple((name, kind in _DTYPES) for name, kind in table.columns.items()))
     for position, table in enumerate(LOG_TABLES)
 }
-
-
-def _packed(pack: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    return lambda value: None if value is None else pack(value)
-
-
-_INTEGER, _REAL, _FLAG = (struct.Struct(each).pack for each in ("<q", "<d", "<?"))
-_PACKED: dict[Kind, Callable[[Any], Any]] = {
-    Kind.INTEGER: _INTEGER,
-    Kind.OPTIONAL_INTEGER: _packed(_INTEGER),
-    Kind.REAL: _REAL,
-    Kind.FLAG: _FLAG,
-    Kind.VECTOR: np.ndarray.tobytes,
-    Kind.MASK: _packed(np.ndarray.tobytes),
-}
-_PLACES = {field.name: at for at, field in enumerate(fields(DecisionBatch))}
-_OF_A_ROW = tuple(
-    (_PLACES[name], _PACKED.get(kind, lambda value: value))
-    for name, kind in DECISIONS.columns.items()
-)
-"""Where a row of plain values holds a column, and what makes the bytes of an array of one of it."""
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -101,13 +80,50 @@ def batch_to_body(batch: Batch) -> bytes:
     """A batch as msgpack, without a header."""
     position, columns = _TABLES[type(batch)]
     if isinstance(batch, DecisionBatch) and batch.row is not None:
-        row = batch.row
-        return _encode([position, 1, *[pack(row[at]) for at, pack in _OF_A_ROW]])
+        return _encode(_values_of_row(position, batch.row))
     values: list[Any] = [position, len(batch)]
     for name, is_array in columns:
         value = getattr(batch, name)
         values.append(value.tobytes() if is_array and value is not None else value)
     return _encode(values)
+
+
+_INTEGER = struct.Struct("<q").pack
+_NUMBERS = struct.Struct("<qqqdqddq??").pack
+
+
+def _values_of_row(position: int, row: tuple[Any, ...]) -> list[Any]:
+    """What `batch_to_body` encodes, of a decision that is held as plain values: each has the bytes
+    of an array of one."""
+    number, unit, context, at, x, routed, rate, shares, uniform, model, *more = row
+    randomized, capped, rule_id, era, eligible, request, who, replayed, *optional = more
+    numbers = _NUMBERS(number, unit, context, at, routed, rate, uniform, model, randomized, capped)
+    leader, closed_by, draw = [None if each is None else _INTEGER(each) for each in optional]
+    return [
+        position,
+        1,
+        numbers[:8],
+        request,
+        numbers[8:16],
+        who,
+        numbers[16:24],
+        replayed,
+        numbers[24:32],
+        x.tobytes(),
+        numbers[32:40],
+        None if eligible is None else eligible.tobytes(),
+        numbers[40:48],
+        shares.tobytes(),
+        numbers[48:56],
+        numbers[56:64],
+        numbers[64:65],
+        numbers[65:],
+        rule_id,
+        era,
+        leader,
+        closed_by,
+        draw,
+    ]
 
 
 def framed(seq: int, payload: bytes, seed: int = 0) -> bytes:
