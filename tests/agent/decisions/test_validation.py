@@ -13,6 +13,7 @@ from equipoise.agent.config import GuardrailConfig
 from equipoise.agent.errors import AgentError, ConflictError
 from equipoise.agent.maintenance.export import tables
 from equipoise.agent.record_adapter import RecordAdapter
+from equipoise.store.batches import OutcomeBatch, take
 from equipoise.store.memory import MemoryStore
 from equipoise.store.records import Outcome, Request
 from equipoise.store.sqlite import SqliteStore
@@ -96,6 +97,49 @@ def test_a_metric_is_accepted_once_and_repeats_are_no_change(gateway):
         gateway.observe([Outcome(decision_id="d0", metrics={"cost": 2.0}, reward=0.5)])
     assert gateway.agent.store.next_seq == rows
     assert gateway.observe([Outcome(decision_id="d0", metrics={"cost": 1.0}, reward=0.5)]).rows == 1
+
+
+def test_repeats_that_are_known_at_a_glance_are_those_of_a_closer_look():
+    """Parts in any pieces, again, contradicted, late, and of decisions that left the table. A list
+    of attempts that lists none says nothing, and has every row looked at alone."""
+    rng = np.random.default_rng(11)
+    glance, look = (Agent(config(), MemoryStore(), KEY) for _ in "ab")
+    traffics = [Traffic(np.random.default_rng(3)) for _ in "ab"]
+    sent: list[OutcomeBatch] = []
+    said: set[object] = set()
+    for turn in range(200):
+        wholes = [
+            traffic.outcomes(agent.decide(traffic.requests(120)))
+            for traffic, agent in zip(traffics, (glance, look), strict=True)
+        ]
+        whole = wholes[0]
+        if turn % 20 == 19:
+            for agent in (glance, look):
+                agent.expire(traffics[0].at - 5.0)
+        sent.append(whole)
+        near = sent[int(rng.integers(max(0, turn - 3), turn + 1))]
+        part = [whole, sent[int(rng.integers(turn + 1))], near][turn % 3]
+        rows = np.sort(rng.choice(120, int(rng.integers(1, 40)), replace=False))
+        part = take(part, rows)
+        reward, outputs = part.reward.copy(), part.outputs.copy()
+        if turn % 4 == 1:
+            reward[rng.random(len(rows)) < 0.5] = np.nan
+        if turn % 4 == 2:
+            outputs[rng.random(len(rows)) < 0.5] = np.nan
+        if turn % 7 == 3:
+            reward[0] = 1.0 - reward[0]
+        part = replace(part, reward=reward, outputs=outputs)
+        results: list[object] = []
+        for agent, each in ((glance, part), (look, replace(part, attempts=[""] * len(rows)))):
+            try:
+                results.append(agent.observe(each))
+            except ConflictError as error:
+                results.append(str(error))
+        assert results[0] == results[1]
+        said.add(type(results[0]) if isinstance(results[0], str) else results[0].duplicates > 0)
+    assert said == {str, True, False}
+    assert glance.light.pending.base > 1000
+    assert glance.late == look.late > 0
 
 
 def test_without_guardrails_no_metric_has_a_name():
