@@ -16,7 +16,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -57,7 +57,7 @@ from equipoise.store.errors import (
 )
 from equipoise.store.format.frames import Sync, TailWriter, as_store_errors, seed_of, to_frame
 from equipoise.store.format.mark import BLOCK
-from equipoise.store.memory import RecentOutcomes
+from equipoise.store.memory import BloomFilter, RecentOutcomes
 from equipoise.store.records import Alert, Control, Era, Gap, RuleRecord
 from equipoise.store.sql.chain import Anchor
 from equipoise.store.sql.truncation import Trimmed
@@ -71,12 +71,7 @@ _GATHER_SECONDS = 0.01
 _RETRY_SECONDS = 0.2
 _BREATH_SECONDS = 0.002
 _RULES_AT_ONCE = 256
-_BITS = 27
-"""2^27 bits are 16 MB, whatever the length of history."""
-_MASK = (1 << _BITS) - 1
-_WORD = (1 << 64) - 1
 _NAMES = [field.name for field in fields(DecisionBatch)].index("request_id")
-_SPREAD = 0x9E3779B97F4A7C15
 
 
 class JournaledStore(Store):
@@ -573,40 +568,3 @@ class JournaledStore(Store):
 def _request_ids(batch: DecisionBatch) -> Texts:
     names = batch.request_id if batch.row is None else batch.row[_NAMES]
     return names or ()
-
-
-class BloomFilter:
-    """Names that were added: a new name is surely not in it, and need not be looked up in SQLite.
-
-    With ten million names it takes fewer than one new name in a hundred for one of them; with a
-    hundred million nearly all, and then costs what it saved. One thread adds, any may ask.
-
-    Python's own hash of a string is keyed anew in every process, so nobody can aim at the filter.
-    """
-
-    def __init__(self) -> None:
-        self._bits = bytearray(1 << (_BITS - 3))
-        self._empty = True
-
-    def add(self, names: Iterable[str]) -> None:
-        bits, self._empty = self._bits, False
-        for name in names:
-            key = hash(name) & _WORD
-            second = (key * _SPREAD) & _WORD
-            for place in (key & _MASK, (key >> 32) & _MASK, second >> (64 - _BITS)):
-                bits[place >> 3] |= 1 << (place & 7)
-
-    def __contains__(self, name: str) -> bool:
-        """False: it was never added. True: it may have been."""
-        if self._empty:
-            return False
-        bits = self._bits
-        key = hash(name) & _WORD
-        place = key & _MASK
-        if not bits[place >> 3] & (1 << (place & 7)):
-            return False
-        place = (key >> 32) & _MASK
-        if not bits[place >> 3] & (1 << (place & 7)):
-            return False
-        place = ((key * _SPREAD) & _WORD) >> (64 - _BITS)
-        return bool(bits[place >> 3] & (1 << (place & 7)))
