@@ -71,6 +71,7 @@ _GATHER_SECONDS = 0.01
 _RETRY_SECONDS = 0.2
 _BREATH_SECONDS = 0.002
 _RULES_AT_ONCE = 256
+_NOBODY: Texts = ()
 _NAMES = [field.name for field in fields(DecisionBatch)].index("request_id")
 
 
@@ -164,7 +165,7 @@ class JournaledStore(Store):
         if not rows:
             return first
         self._check_room(rows)
-        decisions = self._decisions
+        decisions, names = self._decisions, _NOBODY
         if isinstance(batch, DecisionBatch):
             decisions += rows
             if decisions > self._mark.reserved:
@@ -176,14 +177,15 @@ class JournaledStore(Store):
             if (row is None or row[-1] is not None) and batch.draw is not None:
                 known = self.find_draws(batch.draw.tolist())
                 check_draws(self._name, batch.draw, known)
-            self._admit_requests(batch)
+            names = _request_ids(batch)
+            self._admit_requests(names)
         self._tail.append(first, rows, to_frame(first, batch, self._seed))
         # From here on the rows are in the log.
         try:
             # Only now: a mark ahead of the tail means a loss.
             self._mark.advance(first + rows, decisions)
             if isinstance(batch, DecisionBatch):
-                self._index(batch)
+                self._index(batch, names)
             elif isinstance(batch, ObservationBatch):
                 self._observed.update(name for name in batch.request_id or () if name)
             elif isinstance(batch, OutcomeBatch):
@@ -226,8 +228,7 @@ class JournaledStore(Store):
                 f"{self._name}: {self.waiting} rows wait to be written, at most {self._limit} may"
             )
 
-    def _admit_requests(self, batch: DecisionBatch) -> None:
-        names: Texts = _request_ids(batch)
+    def _admit_requests(self, names: Texts) -> None:
         if len(names) == 1 and names[0] in self._absent:
             self._absent.clear()
             return
@@ -241,10 +242,9 @@ class JournaledStore(Store):
             raise repeated_request(self._name, names, ())
         self._absent.clear()
 
-    def _index(self, batch: DecisionBatch) -> None:
+    def _index(self, batch: DecisionBatch, names: Texts) -> None:
         first = self._decisions
         self._decisions = first + len(batch)
-        names = _request_ids(batch)
         for number, name in enumerate(names, first):
             if name:
                 self._numbers[name] = number

@@ -184,7 +184,7 @@ class HotHandlers:
         request = self._request.decode(body)
         if request.again:
             return self._encode(self._earlier(request))
-        return self._encode(self._decided([request])[0])
+        return self._encode(self._decided((request,))[0])
 
     def decided(self, request: DecideRequest, caller: Caller) -> DecisionAnswer:
         """The answer to one request that came by another protocol. Raises as `decide`."""
