@@ -123,6 +123,46 @@ def test_a_header_that_came_before_is_judged_as_then(daemon: Running):
         assert said == ["again-4", "again-5", "again-6"]
 
 
+def test_what_looks_like_a_request_and_is_part_of_another_is_not_answered(daemon: Running):
+    known = plainly(asked("smuggled"))
+    with Raw(daemon) as one:
+        for _ in range(2):
+            one.say(known)
+            assert one.hear()[0] == 200
+        for first, status in (
+            (plainly("x" * len(known)).removesuffix("x" * len(known)), 400),  # its body
+            ("POST /v1/decide HTTP/1.1\r\nhost: x\r\nfoo: ", 401),  # a line of its header
+        ):
+            one.say(first)
+            time.sleep(0.05)
+            one.say(known)
+            assert one.hear()[0] == status
+
+
+def test_a_header_is_known_for_its_own_request_alone(daemon: Running):
+    one_decision = asked("own-1")
+    outcome = json.dumps({"request_id": "own-0", "reward": 1.0}).ljust(len(one_decision))
+    both = plainly(one_decision) + plainly(outcome).replace("/v1/decide", "/v1/outcomes")
+    with Raw(daemon) as one:
+        one.say(both)
+        assert [one.hear()[0] for _ in "ab"] == [200, 404]
+        one.say(plainly(one_decision))
+        assert json.loads(one.hear()[2])["request_id"] == "own-1"
+    for _ in range(3):
+        with Raw(daemon) as one:
+            one.say(plainly(asked("closing"), TOKEN + "connection: close\r\n"))
+            assert one.hear()[1]["connection"] == "close"
+            assert one.hear()[0] == 0
+
+
+def test_a_connection_that_is_used_is_not_idle(daemon: Running):
+    with Raw(daemon) as one:
+        for number in range(4):
+            one.say(plainly(asked(f"used-{number}")))
+            assert one.hear()[0] == 200
+            time.sleep(0.6)  # of the second that it may be idle
+
+
 def test_a_header_is_forgotten_when_the_tokens_are_others():
     tokens = [TokenSettings(name="router", token="a-token-of-some-length")]
     settings, made = ServiceSettings(tokens=tokens), Tokens(tokens, {})
