@@ -69,6 +69,11 @@ def test_together_they_get_what_each_gets_alone_to_the_byte(pair: tuple[Daemon, 
         assert told(together.hot.decide_each(some)) == answered(alone, some)
     assert together.agent.light.pending.next == alone.agent.light.pending.next == 40
     assert together.counters.decisions == alone.counters.decisions
+    again = told(together.hot.decide_each(bodies[:1]))
+    assert again == answered(alone, bodies[:1])
+    assert together.counters.decisions == alone.counters.decisions
+    assert together.counters.decisions.total() == 40
+    assert together.counters.repeated == alone.counters.repeated == 1
 
 
 def test_who_repeats_a_request_gets_its_decision(pair: tuple[Daemon, Daemon]):
