@@ -117,7 +117,11 @@ def test_repeats_that_are_known_at_a_glance_are_those_of_a_closer_look():
                 agent.expire(traffics[0].at - 5.0)
         if turn % 3 == 0:
             rows = np.sort(rng.choice(60, 40, replace=False))
-            sent.append(replace(take(whole, rows), attempt=np.zeros(40, dtype=np.int64)))
+            told = take(whole, rows)
+            told = replace(told, attempt=np.zeros(40, dtype=np.int64), reward=np.round(told.reward))
+            sent.append(told)
+            for agent in (glance, look)[: 2 * (turn % 2)]:
+                agent.observe(told)
         # Of late, or of any time.
         before = sent[-1 - int(rng.integers(min(len(sent), 3 if turn % 2 else len(sent))))]
         rows = np.sort(rng.choice(40, int(rng.integers(1, 30)), replace=False))

@@ -146,12 +146,16 @@ def test_a_header_is_known_for_its_own_request_alone(daemon: Running):
     outcome = json.dumps({"request_id": "own-0", "reward": 1.0}).ljust(len(one_decision))
     both = plainly(one_decision) + plainly(outcome).replace("/v1/decide", "/v1/outcomes")
     with Raw(daemon) as one:
+        one.say(plainly(asked("own-0")))
+        assert one.hear()[0] == 200
         one.say(both)
-        assert [one.hear()[0] for _ in "ab"] == [200, 404]
+        assert [one.hear()[0] for _ in "ab"] == [200, 403]
         one.say(plainly(one_decision))
         assert json.loads(one.hear()[2])["request_id"] == "own-1"
     for _ in range(3):
         with Raw(daemon) as one:
+            one.say(plainly(asked("closing")))
+            assert one.hear()[0] == 200
             one.say(plainly(asked("closing"), TOKEN + "connection: close\r\n"))
             assert one.hear()[1]["connection"] == "close"
             assert one.hear()[0] == 0
