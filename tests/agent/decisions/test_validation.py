@@ -112,9 +112,9 @@ def test_repeats_that_are_known_at_a_glance_are_those_of_a_closer_look():
             traffic.outcomes(agent.decide(traffic.requests(60)))
             for traffic, agent in zip(traffics, (glance, look), strict=True)
         )
-        if turn % 20 == 19:
+        if turn % 10 == 9:
             for agent in (glance, look):
-                agent.expire(traffics[0].at - 5.0)
+                agent.expire(traffics[0].at + 90.0)
         if turn % 3 == 0:
             rows = np.sort(rng.choice(60, 40, replace=False))
             told = take(whole, rows)
@@ -136,6 +136,13 @@ def test_repeats_that_are_known_at_a_glance_are_those_of_a_closer_look():
         if turn % 5 == 4:
             outputs[-1] += 1.0
         part = replace(part, reward=reward, outputs=outputs)
+        table = glance.light.pending
+        if turn % 7 == 0 and table.base:  # what the first row says is nothing of those before it
+            table.has_reward[0] = True
+            part = take(part, np.array([0]))
+            number = rng.integers(0, table.base, 1)
+            part = replace(part, number=number, reward=table.reward[:1].copy())
+            part = replace(part, outputs=np.full_like(part.outputs, np.nan))
         results: list[object] = []
         for agent, each in ((glance, part), (look, replace(part, attempts=[""] * len(rows)))):
             try:
