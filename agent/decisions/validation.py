@@ -189,6 +189,14 @@ class Validator:
         if not doubtful.any():
             return batch, 0
         fresh = ~doubtful
+        if batch.metrics is None and batch.attempts is None:
+            # Repeats of what the table holds; all else is looked at row by row.
+            again = (number >= table.base) & (batch.attempt == 0)
+            again &= ~with_reward | (table.has_reward[at] & (table.reward[at] == batch.reward))
+            if q:
+                same = table.has_outputs[at] & (table.y[at] == batch.outputs).all(axis=1)
+                again &= same | np.isnan(batch.outputs).all(axis=1)
+            doubtful &= ~again
         for row in np.flatnonzero(doubtful).tolist():
             fresh[row] = self._says_more(batch, row)
         return select(batch, fresh), int(count - np.count_nonzero(fresh))
@@ -296,6 +304,10 @@ class Validator:
         Raises ConflictError where it contradicts what is known: a part is accepted once.
         """
         number = int(batch.number[row])
+        if number < self._light.pending.base and any(
+            _same_part(batch, row, part) for part in self._store.outcome_parts(number)
+        ):
+            return False
         more = False
         for (name, before), new in zip(
             self._known(number), _parts(batch, row, len(self._guardrails)), strict=True
@@ -430,6 +442,17 @@ def _parts(batch: OutcomeBatch, row: int, metrics: int) -> list[Floats]:
     """Reward (1,), outputs (q,) and each metric (1,) of one part, NaN where it carries none."""
     values = np.full(metrics, np.nan) if batch.metrics is None else batch.metrics[row]
     return [batch.reward[row : row + 1], batch.outputs[row], *values[:, None]]
+
+
+def _same_part(batch: OutcomeBatch, row: int, part: OutcomeBatch) -> bool:
+    """Whether a row says what another part (1,) says, and neither has metrics or attempts."""
+    more = batch.metrics, batch.attempts, part.metrics, part.attempts
+    return (
+        all(each is None for each in more)
+        and batch.attempt[row] == part.attempt[0] == 0
+        and batch.reward[row : row + 1].tobytes() == part.reward.tobytes()
+        and batch.outputs[row].tobytes() == part.outputs.tobytes()
+    )
 
 
 def _shown(values: Floats) -> str:

@@ -75,6 +75,8 @@ class OpenFile:
 
 BLOCK = 1 << 14
 """Rows that are moved at once."""
+LEFT = 1 << 15
+"""Rows that have left of which the model is remembered, 256 kB."""
 NEWEST = 4096
 """Rows that stay in memory where the table lies in a file: their outcomes are yet to come."""
 
@@ -156,6 +158,8 @@ class OpenDecisions:
         self.ttl = ttl
         self.clock = 0.0
         self.attempts = Attempts()
+        self._left = np.zeros(0, dtype=np.int64)
+        """Models that the newest rows which left were assigned: repeats ask for them."""
         self._most_bytes, self._folder = most_bytes, folder
         self._file: OpenFile | None = None
         self._blank = 0
@@ -317,6 +321,17 @@ class OpenDecisions:
         self.expired[rows] = self.open_to_all[rows] = True
         self.size += count
         self._blank = max(self._blank, self.size)
+
+    def assigned(self, numbers: Ints) -> tuple[Ints, Flags]:
+        """(n,) the models that decisions assigned, and whether that is known here."""
+        at = numbers - self.base
+        held = (at >= 0) & (at < self.size)
+        if held.all():
+            return self.model[at], held
+        left = (at < 0) & (at >= -len(self._left))
+        models = np.zeros(len(at), dtype=np.int64)
+        models[held], models[left] = self.model[at[held]], self._left[at[left]]
+        return models, held | left
 
     def is_void(self, rows: slice | Ints) -> Flags:
         """Which rows stand for numbers that no decision has."""
@@ -507,6 +522,7 @@ class OpenDecisions:
 
     def load(self, base: int, arrays: dict[str, NDArray[Any]]) -> None:
         self.base, self.size = base, len(arrays["rate"])
+        self._left = self._left[:0]
         self._blank = self.size
         while len(self.rate) < self.size:
             self._grow()
@@ -523,6 +539,7 @@ class OpenDecisions:
         while remaining + count > len(self.rate) // 2:
             self._grow()
         if drop:
+            self._left = np.concatenate([self._left, self.model[:drop]])[-LEFT:]
             for column in self._columns.values():
                 # Block by block: the table may be larger than the memory it is allowed.
                 for start in range(0, remaining, BLOCK):
