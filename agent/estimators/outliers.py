@@ -18,7 +18,7 @@ import numpy as np
 from equipoise.agent.moments.additive import Additive
 from equipoise.agent.moments.scorer import ScorerMoments
 from equipoise.agent.moments.state import Moments
-from equipoise.store.batches import Flags, Floats
+from equipoise.store.batches import Flags, Floats, Ints
 
 M = TypeVar("M", bound=Additive)
 
@@ -124,13 +124,13 @@ def _far_contexts(moments: Moments, losses: list[LeftOut]) -> Flags:
     simulation = moments.simulation
     far: Flags = np.zeros(moments.dimensions.groups, dtype=bool)
     worst: LeftOut | None = None
+    own = np.diagonal(simulation.scatter, axis1=-2, axis2=-1)
+    variance = own / np.maximum(simulation.count, 1.0)[..., None]
+    squares, typical = _squares(simulation.count, simulation.mean, variance)
     for model in range(moments.dimensions.models):
-        count = simulation.count[:, model]
-        own = np.diagonal(simulation.scatter[:, model], axis1=-2, axis2=-1)
-        variance = own / np.maximum(count, 1.0)[:, None]
-        square, typical = _squares(count, simulation.mean[:, model], variance)
         more: list[LeftOut] = []
-        far |= _far("replayed contexts", count, square, typical, REPLAY, more)
+        count = simulation.count[:, model]
+        far |= _far("replayed contexts", count, squares[:, model], typical[model], REPLAY, more)
         worst = more[0] if more else worst
     if worst is not None:
         present = int((simulation.count.sum(axis=1) > 0).sum())
@@ -139,16 +139,12 @@ def _far_contexts(moments: Moments, losses: list[LeftOut]) -> Flags:
 
 
 def _squares(count: Floats, mean: Floats, variance: Floats) -> tuple[Floats, Floats]:
-    """(G, F) mean square of each feature around the median of the groups, and (F,) its typical
-    size among groups where it varies; NaN where it never does."""
+    """(G, ..., F) mean square of each feature around the median of the groups, and (..., F) its
+    typical size among groups where it varies; NaN where it never does. count: (G, ...)."""
     present = count > 0
     square = variance + (mean - _median(mean, present)) ** 2
-    varies = present[:, None] & (square > 0)
-    known = np.where(varies & np.isfinite(square), square, np.nan)
-    typical = np.full(square.shape[1], np.nan)
-    some = varies.any(axis=0) & np.isfinite(known).any(axis=0)
-    typical[some] = np.nanmedian(known[:, some], axis=0)
-    return square, typical
+    varies = present[..., None] & (square > 0) & np.isfinite(square)
+    return square, _middle(np.where(varies, square, np.nan), varies.sum(axis=0), np.nan)
 
 
 def _far(
@@ -173,10 +169,20 @@ def _far(
 
 
 def _median(mean: Floats, present: Flags) -> Floats:
-    """(F,) median of the groups that have rows; 0 where none has."""
-    if not present.any():
-        return np.zeros(mean.shape[1])
-    return np.asarray(np.median(mean[present], axis=0))
+    """(..., F) median of the groups (G, ...) that have rows; 0 where none has."""
+    unknown = (np.isnan(mean) & present[..., None]).any(axis=0)
+    rows = np.where(present[..., None], mean, np.nan)
+    return np.where(unknown, np.nan, _middle(rows, present.sum(axis=0)[..., None], 0.0))
+
+
+def _middle(rows: Floats, count: Ints, without: float) -> Floats:
+    """(..., F) median of the first `count` (..., F or 1) of sorted rows (G, ..., F), whose others
+    are NaN; `without` where there are none."""
+    ordered = np.sort(rows, axis=0)
+    count = np.broadcast_to(count, ordered.shape[1:])
+    both = np.stack([np.maximum(count - 1, 0) // 2, np.minimum(count // 2, len(rows) - 1)])
+    low, high = np.take_along_axis(ordered, both, axis=0)
+    return np.where(count > 0, (low + high) / 2.0, without)
 
 
 def _emptied(part: M, far: Flags) -> M:
