@@ -55,9 +55,6 @@ def within_range(numbers: ArrayLike, low: float, high: float) -> Floats:
 def _inside(values: Floats, variances: Floats, low: Floats, high: Floats, ahead: Floats) -> Floats:
     """Least-distance programming: min |z| with bounds @ z >= least, z in standard deviations, by
     non-negative least squares (Lawson & Hanson 1974, chapter 23)."""
-    # Imported late: most estimates lie inside, and it costs a command a tenth of a second.
-    from scipy.optimize import nnls
-
     deviation = np.sqrt(_shares(variances))
     count = len(values)
     one = np.eye(count)
@@ -66,6 +63,9 @@ def _inside(values: Floats, variances: Floats, low: Floats, high: Floats, ahead:
     least = np.concatenate([low, -high, ahead[a, b]]) - bounds @ values
     if (least <= _EXACT * float(np.max(high - low, initial=0.0))).all():
         return values
+    # Imported late: most estimates lie inside, and it takes a third of a second.
+    from scipy.optimize import nnls
+
     scaled = bounds * deviation
     # Rows of unit length and a gap of about 1 keep the programme well conditioned.
     length = np.linalg.norm(scaled, axis=1)

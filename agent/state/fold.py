@@ -9,10 +9,10 @@ index of SIM rows) are made when a row arrives; sums are taken when its chunk is
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,6 +50,7 @@ from equipoise.store.batches import (
 )
 
 CHUNK = 1024
+T = TypeVar("T")
 
 
 class FrozenRules(Rules, Protocol):
@@ -61,11 +62,22 @@ class FrozenRules(Rules, Protocol):
 @dataclass(frozen=True, slots=True)
 class View:
     """Sums up to the newest log row. `certified` belongs to the era of the newest row in it.
-    answers: what was read from it before, by what was asked."""
+    start, predicted: what the watermark passed since the last chunk, as of `MonitorFeed.take`.
+    answers, estimates: what was read from it before, by what was asked."""
 
     moments: Moments
     certified: CertifiedSums
-    answers: dict[tuple[object, ...], Any] = field(default_factory=dict)
+    start: int
+    predicted: Floats
+    answers: dict[Hashable, Any] = field(default_factory=dict)
+    estimates: dict[Any, Any] = field(default_factory=dict)
+
+    def once(self, asked: Hashable, make: Callable[[], T]) -> T:
+        """The answer to what is asked, made when it is asked for the first time."""
+        if asked not in self.answers:
+            self.answers[asked] = make()
+        answer: T = self.answers[asked]
+        return answer
 
     @property
     def watermark(self) -> int:
@@ -456,16 +468,17 @@ class Fold:
         moments = self._renewed(moments, None, self.light.next_seq + 1)
         self._sums.rows(moments, certified.watermark)
         start = certified.watermark
-        self._advance(certified)
+        predicted = self._advance(certified)
         self._sums.passed(moments, start, certified.watermark)
-        return View(moments, certified)
+        return View(moments, certified, start, predicted)
 
-    def watched(self) -> MonitorSet:
-        """The checks up to the newest log row, the unfinished chunk included, on copies."""
-        watch, certified = self.watch.copy(), self.certified.copy()
+    def watched(self, view: View | None = None) -> MonitorSet:
+        """The checks up to the newest log row, the unfinished chunk included, on copies. view: of
+        the same rows, made where None."""
+        view = self.view() if view is None else view
+        watch = self.watch.copy()
         self._compare(watch, self._renewed(self.moments, watch, self.light.next_seq + 1))
-        start = certified.watermark
-        self._feed(watch, start, certified, self._advance(certified))
+        self._feed(watch, view.start, view.certified, view.predicted)
         return watch.monitors
 
     def contradiction(self, era: int) -> str:
