@@ -16,7 +16,7 @@ from typing import TypeVar
 import numpy as np
 
 from equipoise.agent.moments.additive import Additive
-from equipoise.agent.moments.scorer import ScorerMoments
+from equipoise.agent.moments.scorer import ScorerMoments, SimulationMoments, kept_for_replays
 from equipoise.agent.moments.state import Moments
 from equipoise.store.batches import Flags, Floats, Ints
 
@@ -74,7 +74,8 @@ def without_far_groups(moments: Moments) -> tuple[Moments, tuple[LeftOut, ...]]:
         obs = _far_rows(moments.obs, "logged requests", losses)
         exp = _far_rows(moments.exp, "randomized requests", losses)
         exp |= _far_arms(moments, exp, losses)
-        contexts = _far_contexts(moments, losses)
+        contexts, replays = _far_contexts(moments.simulation)
+    losses += replays
     if not losses:
         return moments, ()
     sources = np.concatenate([obs, exp, exp])
@@ -120,22 +121,23 @@ def _far_arms(moments: Moments, far_already: Flags, losses: list[LeftOut]) -> Fl
     return far
 
 
-def _far_contexts(moments: Moments, losses: list[LeftOut]) -> Flags:
-    simulation = moments.simulation
-    far: Flags = np.zeros(moments.dimensions.groups, dtype=bool)
+@kept_for_replays
+def _far_contexts(simulation: SimulationMoments) -> tuple[Flags, list[LeftOut]]:
+    groups, models = simulation.count.shape
+    far: Flags = np.zeros(groups, dtype=bool)
     worst: LeftOut | None = None
     own = np.diagonal(simulation.scatter, axis1=-2, axis2=-1)
     variance = own / np.maximum(simulation.count, 1.0)[..., None]
     squares, typical = _squares(simulation.count, simulation.mean, variance)
-    for model in range(moments.dimensions.models):
+    for model in range(models):
         more: list[LeftOut] = []
         count = simulation.count[:, model]
         far |= _far("replayed contexts", count, squares[:, model], typical[model], REPLAY, more)
         worst = more[0] if more else worst
-    if worst is not None:
-        present = int((simulation.count.sum(axis=1) > 0).sum())
-        losses.append(replace(worst, groups=int(far.sum()), present=present))
-    return far
+    if worst is None:
+        return far, []
+    present = int((simulation.count.sum(axis=1) > 0).sum())
+    return far, [replace(worst, groups=int(far.sum()), present=present)]
 
 
 def _squares(count: Floats, mean: Floats, variance: Floats) -> tuple[Floats, Floats]:

@@ -10,7 +10,7 @@ index of SIM rows) are made when a row arrives; sums are taken when its chunk is
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, TypeVar
 
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from equipoise.agent.budget.ledger import Ledger
 from equipoise.agent.moments.codec import StateFormatError, decode, decode_like, encode, encode_to
+from equipoise.agent.moments.scorer import SimulationMoments
 from equipoise.agent.moments.state import Dimensions, Moments, Renewal, Versions
 from equipoise.agent.monitors.monitor_set import MonitorSet
 from equipoise.agent.state.certified_sums import CertifiedSums, Rules, Spec
@@ -440,6 +441,7 @@ class Fold:
         self._rules = rules
         self._sums = ChunkSums(light)
         self._contradicts = -1, -1, ""
+        self._replays: tuple[int, SimulationMoments] | None = None
         self.moments = Moments.empty(dimensions)
         self.certified = CertifiedSums(spec)
         self.watch = MonitorFeed(panel, features, spec, dimensions.models, dimensions.features)
@@ -464,13 +466,31 @@ class Fold:
 
     def view(self) -> View:
         """Everything that was logged so far, the unfinished chunk included, on copies."""
-        moments, certified = self.moments.copy(), self.certified.copy()
+        moments, certified = self._copied(), self.certified.copy()
         moments = self._renewed(moments, None, self.light.next_seq + 1)
         self._sums.rows(moments, certified.watermark)
         start = certified.watermark
         predicted = self._advance(certified)
         self._sums.passed(moments, start, certified.watermark)
         return View(moments, certified, start, predicted)
+
+    def _copied(self) -> Moments:
+        """A copy of the moments. The sums of replays, which are most of it, are those of the copy
+        before where no replay came since."""
+        own, kept = self.moments, self._replays
+        grows = any(len(context) for context, *_ in self.light.replayed)
+        same = kept is not None and kept[0] == own.dimensions.former
+        if (
+            grows
+            or kept is None
+            or not (same and np.array_equal(kept[1].count, own.simulation.count))
+        ):
+            kept = own.dimensions.former, own.simulation.copy()
+        self._replays = None if grows else kept
+        parts: dict[str, Any] = {
+            name: part.copy() for name, part in own.parts().items() if name != "simulation"
+        }
+        return replace(own, simulation=kept[1], **parts)
 
     def watched(self, view: View | None = None) -> MonitorSet:
         """The checks up to the newest log row, the unfinished chunk included, on copies. view: of
@@ -505,6 +525,7 @@ class Fold:
         """Become the state of `to_bytes`; StateFormatError, and no change, on any other bytes."""
         arrays, fields = decode_like(state, *self._state())
         part = parts(arrays)
+        self._replays = None
         if not self.certified.holds(part["certified"]):
             raise StateFormatError("the certified sums are of another configuration")
         self.moments = Moments.from_bytes(arrays["moments"].tobytes())
