@@ -22,7 +22,7 @@ from equipoise.agent.moments.codec import StateFormatError, decode, decode_like,
 from equipoise.agent.moments.scorer import SimulationMoments
 from equipoise.agent.moments.state import Dimensions, Moments, Renewal, Versions
 from equipoise.agent.monitors.monitor_set import MonitorSet
-from equipoise.agent.state.certified_sums import CertifiedSums, Rules, Spec
+from equipoise.agent.state.certified_sums import Ahead, CertifiedSums, Rules, Spec
 from equipoise.agent.state.chunk import (
     ChunkSums,
     named,
@@ -442,6 +442,7 @@ class Fold:
         self._sums = ChunkSums(light)
         self._contradicts = -1, -1, ""
         self._replays: tuple[int, SimulationMoments] | None = None
+        self._ahead = Ahead()
         self.moments = Moments.empty(dimensions)
         self.certified = CertifiedSums(spec)
         self.watch = MonitorFeed(panel, features, spec, dimensions.models, dimensions.features)
@@ -466,11 +467,12 @@ class Fold:
 
     def view(self) -> View:
         """Everything that was logged so far, the unfinished chunk included, on copies."""
-        moments, certified = self._copied(), self.certified.copy()
+        moments, start = self._copied(), self.certified.watermark
         moments = self._renewed(moments, None, self.light.next_seq + 1)
-        self._sums.rows(moments, certified.watermark)
-        start = certified.watermark
-        predicted = self._advance(certified)
+        self._sums.rows(moments, start)
+        light = self.light
+        inputs = light.pending, self._rules, light.simulated, len(light.versions.renewals)
+        certified, predicted = self._ahead.of(self.certified, *inputs)
         self._sums.passed(moments, start, certified.watermark)
         return View(moments, certified, start, predicted)
 
@@ -525,7 +527,7 @@ class Fold:
         """Become the state of `to_bytes`; StateFormatError, and no change, on any other bytes."""
         arrays, fields = decode_like(state, *self._state())
         part = parts(arrays)
-        self._replays = None
+        self._replays, self._ahead = None, Ahead()
         if not self.certified.holds(part["certified"]):
             raise StateFormatError("the certified sums are of another configuration")
         self.moments = Moments.from_bytes(arrays["moments"].tobytes())
