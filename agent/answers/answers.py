@@ -501,7 +501,7 @@ class Answers:
             state.config,
             self.view().moments,
             estimate,
-            sound=self.sound()[0],
+            sound=None if estimate is None else self.sound()[0],
             requests=state.light.pending.next,
             certified=gated and self.certified_winner() is not None,
             seed=state.light.pending.next,
