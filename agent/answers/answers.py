@@ -506,7 +506,7 @@ class Answers:
             certified=gated and self.certified_winner() is not None,
             seed=state.light.pending.next,
             contexts=recent_contexts(state.light, state.store)
-            if state.policy.uses_estimate
+            if state.policy.uses_contexts
             else None,
             rate=state.purse.rate(state.config.limits.rate),
             outputs=self._outputs,
