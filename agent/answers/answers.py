@@ -425,7 +425,8 @@ class Answers:
 
     def behind(self) -> Behind:
         """What waits, what that holds back, and which decision does."""
-        return self.state.light.pending.behind(self.view().watermark)
+        view, table = self.view(), self.state.light.pending
+        return view.once("behind", lambda: table.behind(view.watermark))
 
     def checks(self, at: float | None = None) -> Checks:
         """What every check says of the era in force, as far as it is logged; nothing is done.
@@ -496,7 +497,7 @@ class Answers:
         policy needs it."""
         state = self.state
         estimate = self.policy_estimate() if estimate is None else estimate
-        gated = state.config.policy.gate != "fixed-rate"
+        gated, looks = state.config.policy.gate != "fixed-rate", state.policy.uses_contexts
         return build_snapshot(
             state.config,
             self.view().moments,
@@ -505,9 +506,7 @@ class Answers:
             requests=state.light.pending.next,
             certified=gated and self.certified_winner() is not None,
             seed=state.light.pending.next,
-            contexts=recent_contexts(state.light, state.store)
-            if state.policy.uses_contexts
-            else None,
+            contexts=recent_contexts(state.light, state.store) if looks else None,
             rate=state.purse.rate(state.config.limits.rate),
             outputs=self._outputs,
         )

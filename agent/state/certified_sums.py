@@ -226,8 +226,7 @@ class CertifiedSums:
         that the watermark passed, on [0, 1]; NaN for other rows, and where there is none yet.
         """
         start = self.watermark - table.base
-        closed = table.closed(start)
-        count = len(closed) if closed.all() else int(np.argmin(closed))
+        count = table.passed(start)
         rule = table.rule[start : start + count]
         edges = np.flatnonzero(np.diff(rule)) + 1
         if whole:

@@ -145,8 +145,7 @@ class LightFold:
     def apply(self, seq: int, batch: Batch) -> None:
         """Take in a batch whose first row has this seq, which must be `next_seq`."""
         for _ in self.chunks(seq, batch):
-            closed = self.pending.closed(self.watermark - self.pending.base)
-            count = len(closed) if closed.all() else int(np.argmin(closed))
+            count = self.pending.passed(self.watermark - self.pending.base)
             self.end_chunk(self.watermark + count)
 
     def chunks(self, seq: int, batch: Batch) -> Iterator[None]:
