@@ -16,7 +16,7 @@ from typing import TypeVar
 import numpy as np
 
 from equipoise.agent.moments.additive import Additive
-from equipoise.agent.moments.scorer import ScorerMoments, SimulationMoments, kept_for_replays
+from equipoise.agent.moments.scorer import SimulationMoments, kept_for_replays
 from equipoise.agent.moments.state import Moments
 from equipoise.store.batches import Flags, Floats, Ints
 
@@ -71,9 +71,8 @@ def without_far_groups(moments: Moments) -> tuple[Moments, tuple[LeftOut, ...]]:
     groups = moments.dimensions.groups
     # Infinite sums are far off like any others.
     with np.errstate(all="ignore"):
-        obs = _far_rows(moments.obs, "logged requests", losses)
-        exp = _far_rows(moments.exp, "randomized requests", losses)
-        exp |= _far_arms(moments, exp, losses)
+        obs, exp, typical = _far_rows(moments, losses)
+        exp |= _far_arms(moments, exp, typical, losses)
         contexts, replays = _far_contexts(moments.simulation)
     losses += replays
     if not losses:
@@ -90,32 +89,39 @@ def without_far_groups(moments: Moments) -> tuple[Moments, tuple[LeftOut, ...]]:
     return sound, tuple(losses)
 
 
-def _far_rows(source: ScorerMoments, name: str, losses: list[LeftOut]) -> Flags:
-    weight = source.weight.sum(axis=1)
-    count = source.count.sum(axis=1)
+def _far_rows(moments: Moments, losses: list[LeftOut]) -> tuple[Flags, Flags, Floats]:
+    """Groups of OBS and of EXP that are far off, and the typical squares of EXP."""
+    groups, rows = moments.dimensions.groups, moments.scorers
+
+    def both(array: Floats) -> Floats:
+        """(G, 2, ...) of OBS and EXP."""
+        return array[: 2 * groups].reshape(2, groups, *array.shape[1:]).swapaxes(0, 1)
+
+    weight, count = both(rows.weight.sum(axis=1)), both(rows.count.sum(axis=1))
     # Rewards have a declared range: only features can be far off.
-    own = np.diagonal(source.scatter, axis1=-2, axis2=-1)[:, :-1]
-    variance = own / np.maximum(weight, 1e-300)[:, None]
-    square, typical = _squares(count, source.centre[:, :-1], variance)
-    return _far(name, count, square, typical, 1.0, losses)
+    own = both(np.diagonal(rows.scatter, axis1=-2, axis2=-1)[:, :-1])
+    variance = own / np.maximum(weight, 1e-300)[..., None]
+    square, typical = _squares(count, both(rows.centre[:, :-1]), variance)
+    obs, exp = (
+        _far(name, count[:, at], square[:, at], typical[at], 1.0, losses)
+        for at, name in enumerate(("logged requests", "randomized requests"))
+    )
+    return obs, exp, typical[1]
 
 
-def _far_arms(moments: Moments, far_already: Flags, losses: list[LeftOut]) -> Flags:
+def _far_arms(
+    moments: Moments, far_already: Flags, typical: Floats, losses: list[LeftOut]
+) -> Flags:
     """Groups in which the features behind rewards without outputs are far off: by their means,
-    in units of the spread of EXP rows that have outputs."""
+    in units of the spread of EXP rows that have outputs (typical: (p - 1,) its squares)."""
     arms, d = moments.arms, moments.dimensions.context
-    exp = moments.exp
     weight = arms.live_weight.sum(axis=1)
     count = np.where(weight > 0, arms.count.sum(axis=1), 0.0)
     mean = arms.live_sum.sum(axis=1) / np.maximum(weight, 1e-300)[:, None]
-    rows = exp.count.sum(axis=1)
-    own = np.diagonal(exp.scatter, axis1=-2, axis2=-1)[:, :d]
-    variance = own / np.maximum(exp.weight.sum(axis=1), 1e-300)[:, None]
-    _, typical = _squares(rows, exp.centre[:, :d], variance)
     centre = _median(mean, count > 0)
     square = count[:, None] * (mean - centre) ** 2
     more: list[LeftOut] = []
-    far = _far("randomized requests", count, square, typical, 1.0, more) & ~far_already
+    far = _far("randomized requests", count, square, typical[:d], 1.0, more) & ~far_already
     if far.any() and not any(each.source == "randomized requests" for each in losses):
         losses += more
     return far
