@@ -188,6 +188,7 @@ class OutputMaps:
         self._count: Floats | None = None
         self._former = 0
         self._made: tuple[Floats, Floats] | None = None
+        self._designs: dict[bool, tuple[Floats, Floats, Floats]] = {}
 
     def of(self, moments: Moments) -> tuple[Floats, Floats]:
         """Maps (K, p, 1 + d) and spread (K, p, p); not to be written to."""
@@ -196,35 +197,45 @@ class OutputMaps:
         if self._made is None or not same or former != self._former:
             maps = output_maps(moments)
             self._count, self._made = count.copy(), (maps, output_spread(moments, maps))
-            self._former = former
+            self._former, self._designs = former, {}
         return self._made
+
+    def designs(self, moments: Moments, effects: bool) -> tuple[Floats, Floats, Floats]:
+        """`design`, `value_design` and `spread` of a `ContextScorer`, with an effect per model or
+        without; not to be written to."""
+        maps, around = self.of(moments)
+        if effects in self._designs:
+            return self._designs[effects]
+        size, p = len(maps), maps.shape[1]
+        extra = size if effects else 0
+        design = np.zeros((size, maps.shape[2], p + extra))
+        design[:, :, :p] = maps.transpose(0, 2, 1)
+        values = np.zeros((size, p + extra))
+        values[:, 0] = 1.0
+        values[:, 1:p] = mean_features(moments.simulation)
+        spread = np.zeros((size, p + extra, p + extra))
+        spread[:, :p, :p] = around
+        if effects:
+            own = np.arange(size)
+            design[own, 0, p + own] = values[own, p + own] = 1.0
+        self._designs[effects] = design, values, spread
+        return self._designs[effects]
 
 
 def context_scorer(
     moments: Moments, scorer: Scorer, models: tuple[str, ...], outputs: OutputMaps | None = None
 ) -> ContextScorer:
     """A fitted scorer as a posterior for the value of every model at a context, and overall."""
-    maps, around = (outputs or OutputMaps()).of(moments)
-    size, p = len(models), maps.shape[1]
-    extra = size if scorer.model_effects else 0
-    design = np.zeros((size, maps.shape[2], p + extra))
-    design[:, :, :p] = maps.transpose(0, 2, 1)
-    values = np.zeros((size, p + extra))
-    values[:, 0] = 1.0
-    values[:, 1:p] = mean_features(moments.simulation)
-    spread = np.zeros((size, p + extra, p + extra))
-    spread[:, :p, :p] = around
-    keys = [f"phi:{index}" for index in range(p)]
+    design, values, spread = (outputs or OutputMaps()).designs(moments, scorer.model_effects)
+    keys = [f"phi:{index}" for index in range(moments.dimensions.features)]
     if scorer.model_effects:
-        own = np.arange(size)
-        design[own, 0, p + own] = values[own, p + own] = 1.0
         keys += [f"model:{name}" for name in models]
     return ContextScorer(
         theta=scorer.theta,
         covariance=scorer.covariance,
         design=design,
         noise_keys=tuple(keys),
-        residual_variances=np.full(size, scorer.residual_variance),
+        residual_variances=np.full(len(models), scorer.residual_variance),
         value_design=values,
         spread=spread,
     )
