@@ -106,3 +106,29 @@ def test_a_state_that_is_loaded_forgets_what_was_looked_at():
     fold: Fold = other.fold
     fold.load_bytes(state)
     same(other)
+
+
+def test_replays_of_a_state_that_is_loaded_are_its_own():
+    agent, _ = looked()
+    other = Agent(agent.config, MemoryStore(), KEY)
+    traffic = Traffic(np.random.default_rng(1))
+    moved = traffic.simulations()
+    other.simulate(replace(moved, outputs=moved.outputs + 1.0))
+    wanted = other.fold.view().moments.simulation
+    agent.fold.load_bytes(other.fold.to_bytes())
+    for name, array in agent.fold.view().moments.simulation.arrays().items():
+        np.testing.assert_array_equal(array, wanted.arrays()[name])
+
+
+def test_as_many_replays_of_another_version_are_others():
+    agent, traffic = Agent(config(), MemoryStore(), KEY), Traffic(np.random.default_rng(1))
+    replays = traffic.simulations()
+    agent.simulate(replays)
+    agent.ingest(traffic.observations(CHUNK - agent.light.next_seq))
+    same(agent)
+    agent.controls.open_era("another version", renewed=(0,))
+    of_it = take(replays, np.flatnonzero(replays.model == 0))
+    agent.simulate(replace(of_it, outputs=of_it.outputs + 1.0))
+    agent.ingest(traffic.observations(CHUNK - len(of_it)))
+    assert agent.light.next_seq == 2 * CHUNK
+    same(agent)
