@@ -220,7 +220,7 @@ class Answers:
 
     def routing(self) -> tuple[float, float]:
         """Value of today's routing and its variance, reward units."""
-        return routing_value(self.view().moments)
+        return self.view().once("routing", lambda: routing_value(self.view().moments))
 
     def recommendation(self, family: str | None = None) -> Recommendation:
         """The answer of one family, by default the configured one, with what happens to requests

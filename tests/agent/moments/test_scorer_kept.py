@@ -39,6 +39,5 @@ def test_moments_in_turns_are_told_apart():
     two = one.copy()
     two.mean += 1.0
     for function in (mean_features, mean_features_replicated):
-        for simulation in (one, two, one, two):
-            fresh = function(simulation.copy())
-            np.testing.assert_array_equal(function(simulation), fresh)
+        for _ in range(2):
+            np.testing.assert_allclose(function(two) - function(one), 1.0)
