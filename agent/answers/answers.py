@@ -199,24 +199,25 @@ class Answers:
 
     def estimates(self, families: Iterable[str]) -> Estimates:
         """Values of the models by each of these families."""
-        reward, view = self.state.config.reward, self.view()
-        estimates = estimate_families(
+        reward, view, names = self.state.config.reward, self.view(), list(families)
+        # The plain experiment looks at none of what is made of the sums for the others.
+        others = any(name != PLAIN for name in names)
+        made = estimate_families(
             view.moments,
-            list(families),
-            sound=self.sound(),
-            even=view.once("even", lambda: balanced(self.sound()[0])),
+            names,
+            sound=self.sound() if others else (view.moments, ()),
+            even=view.once("even", lambda: balanced(self.sound()[0])) if others else view.moments,
             off=self.off,
             before=self.before,
             reward_range=(reward.low, reward.high),
             made=view.estimates,
         )
-        return Estimates(estimates, self.state.models)
+        return Estimates(made, self.state.models)
 
     def sound(self) -> tuple[Moments, tuple[LeftOut, ...]]:
         """The sums without groups in which a value far off drowns all others, and what they were;
         copies that the caller must not write to."""
-        view = self.view()
-        return view.once("sound", lambda: without_far_groups(view.moments))
+        return self.view().once("sound", lambda: without_far_groups(self.view().moments))
 
     def routing(self) -> tuple[float, float]:
         """Value of today's routing and its variance, reward units."""
@@ -351,7 +352,7 @@ class Answers:
             best = whole.standing.winner()
             return None if best is None else state.models[best[0]]
         winner = state.certifier.winner(view.certified, state.rule, asked)
-        return None if winner is None else self.state.models[winner]
+        return None if winner is None else state.models[winner]
 
     def status(self, part: int = 0) -> Status:
         """The decision status of the whole traffic, or of segment number `part` from 1 on."""
