@@ -70,7 +70,7 @@ def best_probabilities(snapshot: Snapshot, draws: int = VALUE_DRAWS) -> Floats |
     sharing = best.sum(axis=0)
     if (sharing == 1).all():
         return np.asarray(best.sum(axis=1) / draws, dtype=np.float64)
-    return np.ascontiguousarray((best / sharing).T).mean(axis=0)
+    return np.asarray(np.ascontiguousarray((best / sharing).T).mean(axis=0), dtype=np.float64)
 
 
 def smoothed_best_probabilities(snapshot: Snapshot) -> Floats | None:
