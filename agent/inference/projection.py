@@ -8,6 +8,8 @@ family that rests on a scorer, an average over other eras), it may not be shown 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -63,9 +65,6 @@ def _inside(values: Floats, variances: Floats, low: Floats, high: Floats, ahead:
     least = np.concatenate([low, -high, ahead[a, b]]) - bounds @ values
     if (least <= _EXACT * float(np.max(high - low, initial=0.0))).all():
         return values
-    # Imported late: most estimates lie inside, and it takes a third of a second.
-    from scipy.optimize import nnls
-
     scaled = bounds * deviation
     # Rows of unit length and a gap of about 1 keep the programme well conditioned.
     length = np.linalg.norm(scaled, axis=1)
@@ -74,12 +73,21 @@ def _inside(values: Floats, variances: Floats, low: Floats, high: Floats, ahead:
     target = np.zeros(count + 1)
     target[count] = 1.0
     matrix = np.vstack([scaled.T, least / gap])
-    dual, distance = nnls(matrix, target)
+    dual, distance = load_solver()(matrix, target)
     residual = matrix @ dual - target
     if distance < _CONTRADICTION:
         return values
     moved: Floats = values - deviation * gap * residual[:count] / residual[count]
     return moved
+
+
+def load_solver() -> Callable[[Floats, Floats], tuple[Floats, float]]:
+    """Non-negative least squares. Imported late: most estimates lie inside, and it takes a third of
+    a second."""
+    from scipy.optimize import nnls
+
+    solver: Callable[[Floats, Floats], tuple[Floats, float]] = nnls
+    return solver
 
 
 def _shares(variances: Floats) -> Floats:
