@@ -9,19 +9,20 @@ index of SIM rows) are made when a row arrives; sums are taken when its chunk is
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from equipoise.agent.budget.ledger import Ledger
 from equipoise.agent.moments.codec import StateFormatError, decode, decode_like, encode, encode_to
+from equipoise.agent.moments.scorer import SimulationMoments
 from equipoise.agent.moments.state import Dimensions, Moments, Renewal, Versions
 from equipoise.agent.monitors.monitor_set import MonitorSet
-from equipoise.agent.state.certified_sums import CertifiedSums, Rules, Spec
+from equipoise.agent.state.certified_sums import Ahead, CertifiedSums, Rules, Spec
 from equipoise.agent.state.chunk import (
     ChunkSums,
     named,
@@ -50,6 +51,7 @@ from equipoise.store.batches import (
 )
 
 CHUNK = 1024
+T = TypeVar("T")
 
 
 class FrozenRules(Rules, Protocol):
@@ -61,11 +63,22 @@ class FrozenRules(Rules, Protocol):
 @dataclass(frozen=True, slots=True)
 class View:
     """Sums up to the newest log row. `certified` belongs to the era of the newest row in it.
-    answers: what was read from it before, by what was asked."""
+    start, predicted: what the watermark passed since the last chunk, as of `MonitorFeed.take`.
+    answers, estimates: what was read from it before, by what was asked."""
 
     moments: Moments
     certified: CertifiedSums
-    answers: dict[tuple[object, ...], Any] = field(default_factory=dict)
+    start: int
+    predicted: Floats
+    answers: dict[Hashable, Any] = field(default_factory=dict)
+    estimates: dict[Any, Any] = field(default_factory=dict)
+
+    def once(self, asked: Hashable, make: Callable[[], T]) -> T:
+        """The answer to what is asked, made when it is asked for the first time."""
+        if asked not in self.answers:
+            self.answers[asked] = make()
+        answer: T = self.answers[asked]
+        return answer
 
     @property
     def watermark(self) -> int:
@@ -137,8 +150,7 @@ class LightFold:
         if self.took_one(seq, batch):
             return
         for _ in self.chunks(seq, batch):
-            closed = self.pending.closed(self.watermark - self.pending.base)
-            count = len(closed) if closed.all() else int(np.argmin(closed))
+            count = self.pending.passed(self.watermark - self.pending.base)
             self.end_chunk(self.watermark + count)
 
     def took_one(self, seq: int, batch: Batch) -> bool:
@@ -462,6 +474,8 @@ class Fold:
         self._rules = rules
         self._sums = ChunkSums(light)
         self._contradicts = -1, -1, ""
+        self._replays: tuple[int, SimulationMoments] | None = None
+        self._ahead = Ahead()
         self.moments = Moments.empty(dimensions)
         self.certified = CertifiedSums(spec)
         self.watch = MonitorFeed(panel, features, spec, dimensions.models, dimensions.features)
@@ -488,20 +502,40 @@ class Fold:
 
     def view(self) -> View:
         """Everything that was logged so far, the unfinished chunk included, on copies."""
-        moments, certified = self.moments.copy(), self.certified.copy()
+        moments, start = self._copied(), self.certified.watermark
         moments = self._renewed(moments, None, self.light.next_seq + 1)
-        self._sums.rows(moments, certified.watermark)
-        start = certified.watermark
-        self._advance(certified)
+        self._sums.rows(moments, start)
+        light = self.light
+        inputs = light.pending, self._rules, light.simulated, len(light.versions.renewals)
+        certified, predicted = self._ahead.of(self.certified, *inputs)
         self._sums.passed(moments, start, certified.watermark)
-        return View(moments, certified)
+        return View(moments, certified, start, predicted)
 
-    def watched(self) -> MonitorSet:
-        """The checks up to the newest log row, the unfinished chunk included, on copies."""
-        watch, certified = self.watch.copy(), self.certified.copy()
+    def _copied(self) -> Moments:
+        """A copy of the moments. The sums of replays, which are most of it, are those of the copy
+        before where no replay came since."""
+        own, kept = self.moments, self._replays
+        grows = any(len(context) for context, *_ in self.light.replayed)
+        same = kept is not None and kept[0] == own.dimensions.former
+        if (
+            grows
+            or kept is None
+            or not (same and np.array_equal(kept[1].count, own.simulation.count))
+        ):
+            kept = own.dimensions.former, own.simulation.copy()
+        self._replays = None if grows else kept
+        parts: dict[str, Any] = {
+            name: part.copy() for name, part in own.parts().items() if name != "simulation"
+        }
+        return replace(own, simulation=kept[1], **parts)
+
+    def watched(self, view: View | None = None) -> MonitorSet:
+        """The checks up to the newest log row, the unfinished chunk included, on copies. view: of
+        the same rows, made where None."""
+        view = self.view() if view is None else view
+        watch = self.watch.copy()
         self._compare(watch, self._renewed(self.moments, watch, self.light.next_seq + 1))
-        start = certified.watermark
-        self._feed(watch, start, certified, self._advance(certified))
+        self._feed(watch, view.start, view.certified, view.predicted)
         return watch.monitors
 
     def contradiction(self, era: int) -> str:
@@ -528,6 +562,7 @@ class Fold:
         """Become the state of `to_bytes`; StateFormatError, and no change, on any other bytes."""
         arrays, fields = decode_like(state, *self._state())
         part = parts(arrays)
+        self._replays, self._ahead = None, Ahead()
         if not self.certified.holds(part["certified"]):
             raise StateFormatError("the certified sums are of another configuration")
         self.moments = Moments.from_bytes(arrays["moments"].tobytes())

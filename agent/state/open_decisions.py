@@ -394,6 +394,19 @@ class OpenDecisions:
         closed: Flags = done & ~waiting & (self.until[start : self.size] < self.clock)
         return closed
 
+    def passed(self, start: int) -> int:
+        """How many rows from `start` on, the watermark, are closed before the first open one."""
+        if self.ttl is not None:
+            return _leading(self.closed(start))
+        stop = start
+        while stop < self.size:
+            # A piece at a time: behind the first open row there may be very many.
+            piece = self._done(slice(stop, min(stop + BLOCK, self.size)))
+            stop += _leading(piece)
+            if not piece.all():
+                break
+        return stop - start
+
     def _done(self, rows: slice) -> Flags:
         """(n,) rows that nobody has to wait for: what came late enters no sum in order."""
         late = self.closed_by[rows] == Closure.LATE
@@ -450,8 +463,8 @@ class OpenDecisions:
             # Its own reward is there: one of its unit waits, or the unit may still grow.
             open_ = np.flatnonzero((self.leader[rows] == start) & ~done)
             holder = int(open_[0]) if len(open_) else 0
-        took = (self.reward_at - self.at)[rows][self.has_reward[rows]]
-        took = took[~np.isnan(took)]
+        took = self.reward_at[rows] - self.at[rows]
+        took = took[self.has_reward[rows] & ~np.isnan(took)]
         waiting = int(np.count_nonzero(~done))
         return Behind(
             waiting,
@@ -591,3 +604,8 @@ class OpenDecisions:
                     ]
         self._file, self._columns = file, columns
         self._bind()
+
+
+def _leading(flags: Flags) -> int:
+    """How many are true before the first that is not."""
+    return len(flags) if flags.all() else int(np.argmin(flags))

@@ -166,3 +166,18 @@ def test_a_store_without_a_path_keeps_the_table_in_memory() -> None:
     agent = Agent(config(), MemoryStore(), KEY, open_bytes=1)
     agent.decide(Traffic(np.random.default_rng(3)).requests(9000))
     assert agent.light.pending._file is None
+
+
+@pytest.mark.parametrize("piece", [1, 4, 16, 1000])
+def test_the_first_open_row_is_found_piece_by_piece(
+    monkeypatch: pytest.MonkeyPatch, piece: int
+) -> None:
+    *_, table = filled(OpenDecisions(3, 2, 2), 2)
+    monkeypatch.setattr("equipoise.agent.state.open_decisions.BLOCK", piece)
+    for open_row in (0, 1, 7, 8, 15, 16, 17, 31, table.size - 1, table.size):
+        table.has_reward[: table.size] = True
+        table.has_reward[open_row:][:1] = False
+        for start in (0, 3, 16):
+            closed = table.closed(start)
+            wanted = len(closed) if closed.all() else int(np.argmin(closed))
+            assert table.passed(start) == wanted
