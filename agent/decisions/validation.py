@@ -111,13 +111,18 @@ class Validator:
         check_times(batch.at, unknown=True)
         self._check_rewards(batch.reward, np.isnan(batch.reward))
         with_outputs = self._with_outputs(batch)
-        if with_outputs.any():
+        if with_outputs.all():
+            self._transform.check_outputs(batch.outputs)
+        elif with_outputs.any():
             self._transform.check_outputs(batch.outputs[with_outputs])
         self._check_metrics(batch)
 
     def _with_outputs(self, batch: OutcomeBatch) -> Flags:
         if not self._transform.q:
             return np.zeros(len(batch), dtype=bool)
+        if np.vdot(batch.outputs, batch.outputs) < np.inf:
+            # Nothing is NaN where a sum of squares is a number.
+            return np.ones(len(batch), dtype=bool)
         # Of two axes; the stubs of NumPy make one number of it.
         return np.logical_not(np.atleast_1d(np.isnan(batch.outputs).any(axis=1)))
 

@@ -139,7 +139,9 @@ class Drift(Monitor):
             if len(rest):
                 waiting.append((stream, rest))
         # One model may have nearly all rows; a rectangle as long as that would be mostly empty.
-        width = max(_WIDTH, *(len(rest) for _, rest in waiting)) if len(waiting) == 1 else _WIDTH
+        lengths = [len(rest) for _, rest in waiting]
+        most = max(lengths, default=0)
+        width = most if most * len(lengths) <= 2 * sum(lengths) else _WIDTH
         while waiting:
             self._test(waiting, width)
             waiting = [(stream, rest[width:]) for stream, rest in waiting if len(rest) > width]
@@ -248,8 +250,9 @@ def _until_detection(
 ) -> list[Detection | None]:
     """The first detection of each row; the state is the one after it, else after the last value."""
     again = which[state["detected"][which] > 0]
-    for name, array in fresh(1).items():
-        state[name][again] = array[0]
+    if len(again):
+        for name, array in fresh(1).items():
+            state[name][again] = array[0]
     earlier, mean, increase, decrease, lowest, highest = (
         state[name][which, None] for name in FIELDS[:-1]
     )
@@ -259,12 +262,20 @@ def _until_detection(
     deviation = np.cumsum(values - means, axis=1)
     increase = increase + deviation - tolerated * steps
     decrease = decrease + deviation + tolerated * steps
-    lowest = np.minimum(np.minimum.accumulate(increase, axis=1), lowest)
-    highest = np.maximum(np.maximum.accumulate(decrease, axis=1), highest)
-    risen, fallen = increase - lowest > threshold, highest - decrease > threshold
     last = length - 1
     detections: list[Detection | None] = [None] * len(which)
-    if risen.any() or fallen.any():
+    inside = True if (length == values.shape[1]).all() else steps <= length[:, None]
+    least = np.minimum(increase.min(axis=1, where=inside, initial=np.inf), lowest[:, 0])
+    most = np.maximum(decrease.max(axis=1, where=inside, initial=-np.inf), highest[:, 0])
+    ends = {"lowest": least, "highest": most}
+    # Where not even the extremes of all rows are that far apart, nothing was detected.
+    if (increase.max(axis=1) - least > threshold).any() or (
+        most - decrease.min(axis=1) > threshold
+    ).any():
+        ends = {}
+        lowest = np.minimum(np.minimum.accumulate(increase, axis=1), lowest)
+        highest = np.maximum(np.maximum.accumulate(decrease, axis=1), highest)
+        risen, fallen = increase - lowest > threshold, highest - decrease > threshold
         detected = (risen | fallen) & (rows >= FEWEST) & (steps <= length[:, None])
         for row in np.flatnonzero(detected.any(axis=1)).tolist():
             last[row] = at = int(np.argmax(detected[row]))
@@ -273,6 +284,6 @@ def _until_detection(
     for name, array in zip(
         FIELDS, (rows, means, increase, decrease, lowest, highest), strict=False
     ):
-        state[name][which] = array[index, last]
+        state[name][which] = ends[name] if name in ends else array[index, last]
     state["detected"][which] = [float(one is not None) for one in detections]
     return detections
