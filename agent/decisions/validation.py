@@ -97,6 +97,10 @@ class Validator:
 
     def check_outcomes(self, batch: OutcomeBatch) -> None:
         """As `check_requests`, of what can be said of outcomes without knowing their decisions."""
+        self._carried(batch)
+
+    def _carried(self, batch: OutcomeBatch) -> tuple[Flags, Flags]:
+        """(n,) which parts carry a reward, and which carry outputs. Raises as `check_outcomes`."""
         count = len(batch)
         q = self._transform.q
         if batch.outputs.shape != (count, q):
@@ -109,13 +113,15 @@ class Validator:
                 f"attempt row {row}: {batch.attempt[row]} is above the limit of {MOST_ATTEMPTS}"
             )
         check_times(batch.at, unknown=True)
-        self._check_rewards(batch.reward, np.isnan(batch.reward))
+        without = np.isnan(batch.reward)
+        self._check_rewards(batch.reward, without)
         with_outputs = self._with_outputs(batch)
         if with_outputs.all():
             self._transform.check_outputs(batch.outputs)
         elif with_outputs.any():
             self._transform.check_outputs(batch.outputs[with_outputs])
         self._check_metrics(batch)
+        return ~without, with_outputs
 
     def _with_outputs(self, batch: OutcomeBatch) -> Flags:
         if not self._transform.q:
@@ -128,12 +134,11 @@ class Validator:
 
     def outcomes(self, batch: OutcomeBatch) -> tuple[OutcomeBatch, int]:
         """The rows that say something new, in time or not, and the number of exact repeats."""
-        self.check_outcomes(batch)
+        with_reward, with_outputs = self._carried(batch)
         count, table = len(batch), self._light.pending
         if count == 0:
             return batch, 0
         q, speaks = self._transform.q, bool(batch.attempt.any())
-        with_reward, with_outputs = ~np.isnan(batch.reward), self._with_outputs(batch)
         number = batch.number
         for gap in self._gaps:
             lost = number[(number >= gap.first) & (number < gap.end)]

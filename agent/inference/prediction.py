@@ -159,10 +159,11 @@ class TuningMoments(Additive):
         if not len(candidate):
             return
         # Entries are in the order of their candidates.
-        starts = np.flatnonzero(np.diff(candidate, prepend=-1))
-        here, wq, wr = candidate[starts], weight * q, weight * r
+        starts = np.searchsorted(candidate, np.arange(len(self.weight) + 1))
+        here = np.flatnonzero(starts[1:] > starts[:-1])
+        wq, wr = weight * q, weight * r
         sums = np.add.reduceat(
-            [weight, weight * weight, wq, wq * q, wr, wq * r, wr * r], starts, axis=1
+            [weight, weight * weight, wq, wq * q, wr, wq * r, wr * r], starts[here], axis=1
         )
         names = (self.weight, self.weight_sq, self.q, self.qq, self.r, self.qr, self.rr)
         for total, value in zip(names, sums, strict=True):

@@ -81,7 +81,7 @@ class Rows:
         # A candidate's numbers lie together: there are many rows and few candidates, and numpy
         # takes a column at a time many times faster than a row.
         chance = np.empty((models + 1, count)).T
-        chance[:, :models] = rate[:, None] * probabilities
+        np.multiply(probabilities.T, rate, out=chance[:, :models].T)
         chance[:, models] = 1.0 - rate + rate * probabilities[index, routed]
         drawn = np.zeros((models + 1, count), dtype=np.bool_).T
         drawn[index, model] = randomized
@@ -228,17 +228,21 @@ class ScoreMoments(Additive):
             return
         self.rows += len(rows)
         for index, (low, high) in enumerate(scores_under(rows, tuning, caps)):
-            self.low[index] += low.sum(axis=0)
-            u = low.T - centres.low[index][:, None]
-            if high is low and np.array_equal(centres.low[index], centres.high[index]):
-                self.high[index] += low.sum(axis=0)
-                v = u
+            centre_low, centre_high = centres.low[index], centres.high[index]
+            u = low.T - centre_low[:, None]
+            if high is low and np.array_equal(centre_low, centre_high):
+                v, sums = u, low.sum(axis=0)
+                self.low[index] += sums
+                self.high[index] += sums
             else:
+                v = high.T - centre_high[:, None]
+                self.low[index] += low.sum(axis=0)
                 self.high[index] += high.sum(axis=0)
-                v = high.T - centres.high[index][:, None]
-            self.low_squares[index] += np.einsum("an,an->a", u, u)
-            self.high_squares[index] += np.einsum("an,an->a", v, v)
-            self.cross[index] += u @ v.T
+            cross = u @ v.T
+            self.cross[index] += cross
+            for squares, part in ((self.low_squares, u), (self.high_squares, v)):
+                own = np.diagonal(cross) if v is u else np.einsum("an,an->a", part, part)
+                squares[index] += own
 
     def means(self) -> tuple[Floats, Floats]:
         """(C, A) mean low and high scores, NaN where there is no row."""

@@ -262,20 +262,12 @@ def _until_detection(
     deviation = np.cumsum(values - means, axis=1)
     increase = increase + deviation - tolerated * steps
     decrease = decrease + deviation + tolerated * steps
+    lowest = np.minimum(np.minimum.accumulate(increase, axis=1), lowest)
+    highest = np.maximum(np.maximum.accumulate(decrease, axis=1), highest)
+    risen, fallen = increase - lowest > threshold, highest - decrease > threshold
     last = length - 1
     detections: list[Detection | None] = [None] * len(which)
-    inside = True if (length == values.shape[1]).all() else steps <= length[:, None]
-    least = np.minimum(increase.min(axis=1, where=inside, initial=np.inf), lowest[:, 0])
-    most = np.maximum(decrease.max(axis=1, where=inside, initial=-np.inf), highest[:, 0])
-    ends = {"lowest": least, "highest": most}
-    # Where not even the extremes of all rows are that far apart, nothing was detected.
-    if (increase.max(axis=1) - least > threshold).any() or (
-        most - decrease.min(axis=1) > threshold
-    ).any():
-        ends = {}
-        lowest = np.minimum(np.minimum.accumulate(increase, axis=1), lowest)
-        highest = np.maximum(np.maximum.accumulate(decrease, axis=1), highest)
-        risen, fallen = increase - lowest > threshold, highest - decrease > threshold
+    if risen.any() or fallen.any():
         detected = (risen | fallen) & (rows >= FEWEST) & (steps <= length[:, None])
         for row in np.flatnonzero(detected.any(axis=1)).tolist():
             last[row] = at = int(np.argmax(detected[row]))
@@ -284,6 +276,6 @@ def _until_detection(
     for name, array in zip(
         FIELDS, (rows, means, increase, decrease, lowest, highest), strict=False
     ):
-        state[name][which] = ends[name] if name in ends else array[index, last]
+        state[name][which] = array[index, last]
     state["detected"][which] = [float(one is not None) for one in detections]
     return detections

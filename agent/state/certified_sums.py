@@ -224,8 +224,7 @@ class CertifiedSums:
         that the watermark passed, on [0, 1]; NaN for other rows, and where there is none yet.
         """
         start = self.watermark - table.base
-        closed = table.closed(start)
-        count = len(closed) if closed.all() else int(np.argmin(closed))
+        count = table.leading_closed(start)
         predicted = np.full(count, np.nan)
         if not count:
             return predicted
@@ -357,7 +356,7 @@ class CertifiedSums:
         never = rows.chance <= 0.0
         if never.any():
             rows.chance[never] = 1.0
-        rows = replace(rows, high=high)
+        rows = replace(rows, low=low, high=high)
         counted = randomized
         if rule.ask is not None:
             # Who was not asked is as if not drawn: a rating of their own accord does not count.

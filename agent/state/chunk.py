@@ -151,14 +151,16 @@ class ChunkSums:
             now = np.flatnonzero(coded // models >= known)
             reward = rows[now, -1]
             moments.routing.update(group[now], np.ones(len(now)), reward)
-        table = self._light.pending
-        for (numbers,) in joined([(numbers,) for numbers in self._light.rewarded]):
-            at = table.rows(numbers)
-            self._rewards(moments, some(at, ~self._light.in_order(at)))
-        for (numbers,) in joined([(numbers,) for numbers in self._light.completed]):
-            at = table.rows(numbers)
+        rewarded = joined([(numbers,) for numbers in self._light.rewarded])
+        completed = joined([(numbers,) for numbers in self._light.completed])
+        # The rows of the table come into the cache in their order here.
+        for (numbers,) in completed:
+            at = self._light.pending.rows(numbers)
             now = ~self._light.in_order(at) | (numbers < start)
             self._scorers(moments, some(at, now))
+        for (numbers,) in rewarded:
+            at = self._light.pending.rows(numbers)
+            self._rewards(moments, some(at, ~self._light.in_order(at)))
 
     def passed(self, moments: Moments, start: int, stop: int) -> None:
         """Add decisions start … stop - 1, which the watermark passed, where a reward that never
@@ -221,10 +223,11 @@ class ChunkSums:
     def _of_rules(self, at: Ints | slice, holds: Callable[[int], bool]) -> Flags:
         """(n,) rows of rules (by ordinal) of which something holds."""
         rule = self._light.pending.rule[at]
+        ordinals = distinct(rule)
         result = np.zeros(len(rule), dtype=bool)
-        for ordinal in distinct(rule):
+        for ordinal in ordinals:
             if holds(ordinal):
-                result |= rule == ordinal
+                result |= True if len(ordinals) == 1 else rule == ordinal
         return result
 
     def _heard(self, at: Ints) -> Flags:

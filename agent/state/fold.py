@@ -52,7 +52,7 @@ from equipoise.store.batches import (
     slice_rows,
 )
 
-CHUNK = 4096
+CHUNK = 8192
 
 
 class FrozenRules(Rules, Protocol):
@@ -135,8 +135,7 @@ class LightFold:
     def apply(self, seq: int, batch: Batch) -> None:
         """Take in a batch whose first row has this seq, which must be `next_seq`."""
         for _ in self.chunks(seq, batch):
-            closed = self.pending.closed(self.watermark - self.pending.base)
-            count = len(closed) if closed.all() else int(np.argmin(closed))
+            count = self.pending.leading_closed(self.watermark - self.pending.base)
             self.end_chunk(self.watermark + count)
 
     def chunks(self, seq: int, batch: Batch) -> Iterator[None]:
@@ -279,9 +278,7 @@ class LightFold:
         return self._rules.by_ordinal(rule).ask
 
     def rows_of(self, x: Floats, y: Floats, reward: Floats) -> Floats:
-        phi = self._features.phi(x, y)
-        rows = np.empty((len(phi), self.dimensions.features))
-        rows[:, :-1] = phi
+        rows = self._features.phi(x, y, 1)
         rows[:, -1] = reward
         return rows
 

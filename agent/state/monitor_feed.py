@@ -27,8 +27,8 @@ class Features(Protocol):
 
     d: int
 
-    def phi(self, x: Floats, y: Floats, /) -> Floats:
-        """(n, d), (n, q) -> (n, p - 1): phi without its intercept."""
+    def phi(self, x: Floats, y: Floats, more: int = 0, /) -> Floats:
+        """(n, d), (n, q) -> (n, p - 1 + more): phi without its intercept, and columns to fill."""
         ...
 
 

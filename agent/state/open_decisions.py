@@ -330,6 +330,18 @@ class OpenDecisions:
         late: Flags = released | self.expired[at] | entered
         return late
 
+    def leading_closed(self, start: int) -> int:
+        """How many rows from `start` on are `closed` before the first one that is not."""
+        if self.ttl is None:
+            # Piece by piece: how many are open behind the first one says nothing.
+            for first in range(start, self.size, BLOCK):
+                closed = self._done(slice(first, min(first + BLOCK, self.size)))
+                if not closed.all():
+                    return first - start + int(np.argmin(closed))
+            return self.size - start
+        closed = self.closed(start)
+        return len(closed) if closed.all() else int(np.argmin(closed))
+
     def closed(self, start: int) -> Flags:
         """Which rows from `start` on have everything they wait for; the caller's watermark is at
         `start`, so the leader of every open row lies there or later."""

@@ -145,7 +145,7 @@ class ReplayIndex:
         return row
 
 
-MOST_AT_ONCE = 64
+MOST_AT_ONCE = 512
 """Pairs of one chunk of the log, the first to come; it bounds what the check costs."""
 WAITING = 2048
 """Live rows that wait for a replay; the oldest make room."""
