@@ -176,7 +176,11 @@ def with_policies(rows: Rows, low: Floats, high: Floats) -> tuple[Floats, Floats
     if not rows.shares.shape[1]:
         return low, high
     models = rows.shares.shape[2]
-    of_low, of_high = (np.einsum("npk,nk->np", rows.shares, psi[:, :models]) for psi in (low, high))
+    # Row by row, so that a row alone and in a batch has the same bits.
+    of_low, of_high = (
+        np.einsum("npk,nk->np", rows.shares, np.ascontiguousarray(psi[:, :models]))
+        for psi in (low, high)
+    )
     return np.hstack([low, of_low]), np.hstack([high, of_high])
 
 

@@ -82,7 +82,7 @@ def test_rebuilt_from_any_checkpoint_equals_live_bit_for_bit(share):
     assert rebuilt.answers.view().moments.to_bytes() == agent.answers.view().moments.to_bytes()
 
 
-def test_what_left_the_table_leaves_nothing_in_the_rows_that_follow():
+def test_what_left_the_table_leaves_nothing_in_the_rows_that_follow(short_chunks):
     """A table that moved its rows, and one that was loaded: those that still wait hold the same."""
     store = MemoryStore()
     agent, traffic = Agent(config(), store, KEY), Traffic(np.random.default_rng(5))
@@ -238,5 +238,5 @@ def test_pending_table_stays_small_over_a_long_stream():
     traffic = Traffic(np.random.default_rng(2))
     for _ in range(150):
         agent.observe(traffic.outcomes(agent.decide(traffic.requests(200))))
-    assert len(agent.light.pending.rate) <= 8192
+    assert len(agent.light.pending.rate) <= 2 * CHUNK
     assert agent.light.pending.next == 30_000
