@@ -151,7 +151,7 @@ class Validator:
                 f"decision {self._name(int(missing))} does not exist: the newest is"
                 f" {self._name(table.next - 1)}"
             )
-        repeated = count > 1 and not (np.diff(number) > 0).all()
+        repeated = count > 1 and not (number[1:] > number[:-1]).all()
         if repeated and len(np.unique(number)) < count:
             raise ConflictError("one batch holds two outcomes of one decision; send them apart")
         doubtful = table.too_late(number, self._light.watermark)

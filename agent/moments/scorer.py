@@ -67,11 +67,12 @@ class ScorerMoments(Additive):
         before = self.weight[here].sum(axis=1)
         step = origin + by_arm.sum(axis=1) / added[:, None] - self.centre[here]
         self.centre[here] += step * (added / (before + added))[:, None]
-        # mean + (sum - w mean) / total keeps the digits of a mean far from zero.
+        # Rewards that are all alike keep a mean of just their value.
         total, means = self.weight[here] + arms, self.mean[here]
-        moved = by_arm + arms[..., None] * (origin[:, None] - means)
-        share = np.divide(1.0, total, out=np.zeros_like(total), where=arms > 0)
-        self.mean[here] = means + moved * share[..., None]
+        own = np.divide(1.0, arms, out=np.zeros_like(arms), where=arms > 0)
+        step_own = by_arm * own[..., None] + (origin[:, None] - means)
+        share = np.divide(arms, total, out=np.zeros_like(total), where=arms > 0)
+        self.mean[here] = means + step_own * share[..., None]
         self.weight[here] = total
         return before, step
 

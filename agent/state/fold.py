@@ -1,6 +1,6 @@
 """State as a fold over the log.
 
-Log rows carry one total seq and are folded in chunks of 4,096 seqs: the grouping of every
+Log rows carry one total seq and are folded in chunks of 8,192 seqs: the grouping of every
 floating-point sum is a function of the log alone, so state rebuilt from the store, from the start
 or from a checkpoint, equals the live state bit for bit. Copies of inputs (pending decisions, the
 index of SIM rows) are made when a row arrives; sums are taken when its chunk is complete.
@@ -363,7 +363,10 @@ class LightFold:
 
     def _take_outcomes(self, batch: OutcomeBatch) -> None:
         number = batch.number
-        if len(number) < 2 or (np.diff(number) > 0).all():
+        if len(number) == 1 and batch.metrics is None:
+            self._take_part(batch)
+            return
+        if (number[1:] > number[:-1]).all():
             rewarded, complete = self._take_parts(batch)
             self._wait(self.rewarded, some(number, rewarded))
             self._wait(self.completed, some(number, complete))
@@ -377,6 +380,29 @@ class LightFold:
             rewarded[rows], complete[rows] = self._take_parts(select(batch, part == index))
         self._wait(self.rewarded, number[rewarded])
         self._wait(self.completed, number[complete])
+
+    def _take_part(self, batch: OutcomeBatch) -> None:
+        """The same of one part without metrics, as most come to a daemon: arrays of one would cost
+        three times as much."""
+        table, number = self.pending, batch.number.item()
+        row = number - table.base
+        complete = row >= 0 and bool(table.has_reward[row] and table.has_outputs[row])
+        if row < 0 or table.expired[row] or (complete and number < self.watermark):
+            self.late += 1
+            return
+        reward = batch.reward.item()
+        if reward == reward:
+            if not table.has_reward[row]:
+                table.waits[row] = True
+                self.rewarded.append(batch.number)
+            table.reward[row], table.reward_at[row] = reward, batch.at[0]
+            table.has_reward[row] = True
+        if self._outputs and not np.isnan(batch.outputs[0, 0]):
+            table.y[row], table.has_outputs[row] = batch.outputs[0], True
+        table.take_attempts(batch)
+        if not complete and table.has_reward[row] and table.has_outputs[row]:
+            table.waits[row] = True
+            self.completed.append(batch.number)
 
     def _take_parts(self, batch: OutcomeBatch) -> tuple[Flags, Flags]:
         """Keep the parts of distinct decisions; (n,) which decisions they give their reward, and

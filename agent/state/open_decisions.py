@@ -85,7 +85,7 @@ VOID = -1.0
 def span(rows: Ints) -> Ints | slice:
     """Rows (n,) as a slice where they follow each other: their columns are then views."""
     first, count = int(rows[0]) if len(rows) else 0, len(rows)
-    if count and int(rows[-1]) - first == count - 1 and (np.diff(rows) == 1).all():
+    if count and int(rows[-1]) - first == count - 1 and (rows[1:] > rows[:-1]).all():
         return slice(first, first + count)
     return rows
 
@@ -295,6 +295,12 @@ class OpenDecisions:
         """Merge what parts of distinct decisions say of who answered at which attempt."""
         if not batch.attempt.any():
             return
+        if len(batch) == 1 and not len(self.attempts):
+            row = batch.number.item() - self.base
+            usual = batch.delivered.item() and batch.served.item() == self.model[row]
+            if batch.attempt.item() == 1 and usual:
+                self.confirmed[row] = True
+                return
         rows = self.rows(batch.number)
         where = span(rows)
         plain = (batch.attempt == 1) & batch.delivered & (batch.served == self.model[where])
