@@ -60,6 +60,13 @@ LEFT_OUT = (Closure.LATE, Closure.REPEATED)
 """What leaves a row that was drawn out of the sums of draws."""
 
 
+def left_out(closed_by: Ints) -> Flags:
+    """(n,) whether a `Closure` leaves a row that was drawn out of the sums of draws."""
+    late, repeated = LEFT_OUT
+    result: Flags = (closed_by == late) | (closed_by == repeated)
+    return result
+
+
 @dataclass(frozen=True, slots=True)
 class RequestBatch:
     """What the router asks about: n requests that all arrived by `at`.

@@ -128,6 +128,10 @@ class Validator:
 
     def check_outcomes(self, batch: OutcomeBatch) -> None:
         """As `check_requests`, of what can be said of outcomes without knowing their decisions."""
+        self._carried(batch)
+
+    def _carried(self, batch: OutcomeBatch) -> tuple[Flags, Flags]:
+        """(n,) which parts carry a reward, and which carry outputs. Raises as `check_outcomes`."""
         count = len(batch)
         q = self._transform.q
         if batch.outputs.shape != (count, q):
@@ -140,26 +144,32 @@ class Validator:
                 f"attempt row {row}: {batch.attempt[row]} is above the limit of {MOST_ATTEMPTS}"
             )
         check_times(batch.at, unknown=True)
-        self._check_rewards(batch.reward, np.isnan(batch.reward))
+        without = np.isnan(batch.reward)
+        self._check_rewards(batch.reward, without)
         with_outputs = self._with_outputs(batch)
-        if with_outputs.any():
+        if with_outputs.all():
+            self._transform.check_outputs(batch.outputs)
+        elif with_outputs.any():
             self._transform.check_outputs(batch.outputs[with_outputs])
         self._check_metrics(batch)
+        return ~without, with_outputs
 
     def _with_outputs(self, batch: OutcomeBatch) -> Flags:
         if not self._transform.q:
             return np.zeros(len(batch), dtype=bool)
+        if np.vdot(batch.outputs, batch.outputs) < np.inf:
+            # Nothing is NaN where a sum of squares is a number.
+            return np.ones(len(batch), dtype=bool)
         # Of two axes; the stubs of NumPy make one number of it.
         return np.logical_not(np.atleast_1d(np.isnan(batch.outputs).any(axis=1)))
 
     def outcomes(self, batch: OutcomeBatch) -> tuple[OutcomeBatch, int]:
         """The rows that say something new, in time or not, and the number of exact repeats."""
-        self.check_outcomes(batch)
+        with_reward, with_outputs = self._carried(batch)
         count, table = len(batch), self._light.pending
         if count == 0:
             return batch, 0
         q, speaks = self._transform.q, bool(batch.attempt.any())
-        with_reward, with_outputs = ~np.isnan(batch.reward), self._with_outputs(batch)
         number = batch.number
         for gap in self._gaps:
             lost = number[(number >= gap.first) & (number < gap.end)]
@@ -172,7 +182,7 @@ class Validator:
                 f"decision {self._name(int(missing))} does not exist: the newest is"
                 f" {self._name(table.next - 1)}"
             )
-        repeated = count > 1 and not (np.diff(number) > 0).all()
+        repeated = count > 1 and not (number[1:] > number[:-1]).all()
         if repeated and len(np.unique(number)) < count:
             raise ConflictError("one batch holds two outcomes of one decision; send them apart")
         doubtful = table.too_late(number, self._light.watermark)

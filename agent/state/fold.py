@@ -1,6 +1,6 @@
 """State as a fold over the log.
 
-Log rows carry one total seq and are folded in chunks of 1,024 seqs: the grouping of every
+Log rows carry one total seq and are folded in chunks of 8,192 seqs: the grouping of every
 floating-point sum is a function of the log alone, so state rebuilt from the store, from the start
 or from a checkpoint, equals the live state bit for bit. Copies of inputs (pending decisions, the
 index of SIM rows) are made when a row arrives; sums are taken when its chunk is complete.
@@ -25,14 +25,17 @@ from equipoise.agent.monitors.monitor_set import MonitorSet
 from equipoise.agent.state.certified_sums import Ahead, CertifiedSums, Rules, Spec
 from equipoise.agent.state.chunk import (
     ChunkSums,
+    distinct,
+    joined,
     named,
     occurrence,
     open_arrays,
     parts,
+    some,
     widened,
 )
 from equipoise.agent.state.monitor_feed import Features, MonitorFeed
-from equipoise.agent.state.open_decisions import OpenDecisions
+from equipoise.agent.state.open_decisions import OpenDecisions, span
 from equipoise.agent.state.replay_index import ReplayIndex
 from equipoise.agent.state.sticky_units import StickyUnits
 from equipoise.store.batches import (
@@ -50,7 +53,7 @@ from equipoise.store.batches import (
     slice_rows,
 )
 
-CHUNK = 1024
+CHUNK = 8192
 T = TypeVar("T")
 
 
@@ -219,13 +222,13 @@ class LightFold:
         """Let go of what waited for the sums of a chunk. watermark: where it stands now."""
         self.watermark = watermark
         table = self.pending
-        for numbers in self.completed:
-            table.folded[table.rows(numbers)] = True
-        for numbers in (*self.completed, *self.rewarded):
-            table.waits[table.rows(numbers)] = False
-        for numbers in self.rewarded:
-            at = table.rows(numbers)
-            table.summed[at[~self.in_order(at)]] = True
+        for (numbers,) in joined([(numbers,) for numbers in self.completed]):
+            at = span(table.rows(numbers))
+            table.folded[at], table.waits[at] = True, False
+        for (numbers,) in joined([(numbers,) for numbers in self.rewarded]):
+            rows = table.rows(numbers)
+            table.waits[span(rows)] = False
+            table.summed[span(some(rows, ~self.in_order(rows)))] = True
         self.rewarded, self.completed, self.observed, self.replayed = [], [], [], []
         table.release()
 
@@ -297,9 +300,9 @@ class LightFold:
 
     def in_order(self, at: Ints) -> Flags:
         """(n,) rows whose rule gives a reward that never comes a value: they count in order."""
-        rules = self.pending.rule[at]
+        rules = self.pending.rule[span(at)]
         result = np.zeros(len(at), dtype=bool)
-        for ordinal in np.unique(rules).tolist():
+        for ordinal in distinct(rules):
             if self._declared.get(ordinal) is None:
                 rule = self._rules.by_ordinal(ordinal)
                 self._declared[ordinal] = self._spec.missing_reward(rule) is not None
@@ -322,9 +325,7 @@ class LightFold:
         return self._rules.by_ordinal(rule).ask
 
     def rows_of(self, x: Floats, y: Floats, reward: Floats) -> Floats:
-        phi = self._features.phi(x, y)
-        rows = np.empty((len(phi), self.dimensions.features))
-        rows[:, :-1] = phi
+        rows = self._features.phi(x, y, 1)
         rows[:, -1] = reward
         return rows
 
@@ -394,7 +395,7 @@ class LightFold:
             table.clock = max(table.clock, now)
         lost = np.flatnonzero(~table.has_reward[rows])
         rules = table.rule[rows[lost]]
-        for ordinal in np.unique(rules).tolist():
+        for ordinal in distinct(rules):
             value = self._spec.missing_reward(self._rules.by_ordinal(ordinal))
             if value is None:
                 continue
@@ -403,15 +404,19 @@ class LightFold:
 
     def _wait(self, gathered: list[Ints], number: Ints) -> None:
         """Gather decisions for the sums of this chunk; they stay in the table until then."""
-        self.pending.waits[self.pending.rows(number)] = True
-        gathered.append(number)
+        if len(number):
+            self.pending.waits[span(self.pending.rows(number))] = True
+            gathered.append(number)
 
     def _take_outcomes(self, batch: OutcomeBatch) -> None:
         number = batch.number
-        if len(number) < 2 or (np.diff(number) > 0).all():
+        if len(number) == 1 and batch.metrics is None:
+            self._take_part(batch)
+            return
+        if (number[1:] > number[:-1]).all():
             rewarded, complete = self._take_parts(batch)
-            self._wait(self.rewarded, number[rewarded])
-            self._wait(self.completed, number[complete])
+            self._wait(self.rewarded, some(number, rewarded))
+            self._wait(self.completed, some(number, complete))
             return
         # Parts of one decision may meet in one batch: how the log is cut says nothing. Each goes
         # in after the part before it, and the decision completes where its last part stands.
@@ -422,6 +427,29 @@ class LightFold:
             rewarded[rows], complete[rows] = self._take_parts(select(batch, part == index))
         self._wait(self.rewarded, number[rewarded])
         self._wait(self.completed, number[complete])
+
+    def _take_part(self, batch: OutcomeBatch) -> None:
+        """The same of one part without metrics, as most come to a daemon: arrays of one would cost
+        three times as much."""
+        table, number = self.pending, batch.number.item()
+        row = number - table.base
+        complete = row >= 0 and bool(table.has_reward[row] and table.has_outputs[row])
+        if row < 0 or table.expired[row] or (complete and number < self.watermark):
+            self.late += 1
+            return
+        reward = batch.reward.item()
+        if reward == reward:
+            if not table.has_reward[row]:
+                table.waits[row] = True
+                self.rewarded.append(batch.number)
+            table.reward[row], table.reward_at[row] = reward, batch.at[0]
+            table.has_reward[row] = True
+        if self._outputs and not np.isnan(batch.outputs[0, 0]):
+            table.y[row], table.has_outputs[row] = batch.outputs[0], True
+        table.take_attempts(batch)
+        if not complete and table.has_reward[row] and table.has_outputs[row]:
+            table.waits[row] = True
+            self.completed.append(batch.number)
 
     def _take_parts(self, batch: OutcomeBatch) -> tuple[Flags, Flags]:
         """Keep the parts of distinct decisions; (n,) which decisions they give their reward, and
@@ -435,17 +463,26 @@ class LightFold:
             in_time = np.flatnonzero(~late)
             rewarded[in_time], completed[in_time] = self._take_parts(select(batch, ~late))
             return rewarded, completed
-        rows = table.rows(batch.number)
-        had_reward = table.has_reward[rows]
+        # Outcomes in the order of their decisions lie in one piece of the table.
+        rows = span(table.rows(batch.number))
+        had_reward = table.has_reward[rows].copy()
         before = had_reward & table.has_outputs[rows]
         with_reward = ~np.isnan(batch.reward)
-        table.reward[rows[with_reward]] = batch.reward[with_reward]
-        table.reward_at[rows[with_reward]] = batch.at[with_reward]
-        table.has_reward[rows[with_reward]] = True
+        if with_reward.all():
+            table.reward[rows], table.reward_at[rows] = batch.reward, batch.at
+            table.has_reward[rows] = True
+        else:
+            at = table.rows(batch.number)[with_reward]
+            table.reward[at] = batch.reward[with_reward]
+            table.reward_at[at] = batch.at[with_reward]
+            table.has_reward[at] = True
         if self._outputs:
             with_outputs = ~np.isnan(batch.outputs[:, 0])
-            table.y[rows[with_outputs]] = batch.outputs[with_outputs]
-            table.has_outputs[rows[with_outputs]] = True
+            if with_outputs.all():
+                table.y[rows], table.has_outputs[rows] = batch.outputs, True
+            else:
+                at = table.rows(batch.number)[with_outputs]
+                table.y[at], table.has_outputs[at] = batch.outputs[with_outputs], True
         if batch.metrics is not None:
             table.metrics[rows] = np.where(
                 np.isnan(batch.metrics), table.metrics[rows], batch.metrics

@@ -27,13 +27,13 @@ from equipoise.agent.lifecycle.drawn import LEAST_OPEN, Drawn
 from equipoise.agent.monitors.progress import Behind
 from equipoise.agent.state.attempts import Attempts, effective_attempt, reported_attempt
 from equipoise.store.batches import (
-    LEFT_OUT,
     Closure,
     DecisionBatch,
     Flags,
     Floats,
     Ints,
     OutcomeBatch,
+    left_out,
 )
 
 _STRIDE = 1 << 36
@@ -85,6 +85,16 @@ VOID = -1.0
 
 
 _SLICE = int(Closure.SLICE)
+
+
+def span(rows: Ints) -> Ints | slice:
+    """Rows (n,) as a slice where they follow each other: their columns are then views."""
+    first, count = int(rows[0]) if len(rows) else 0, len(rows)
+    if count and int(rows[-1]) - first == count - 1 and (rows[1:] > rows[:-1]).all():
+        return slice(first, first + count)
+    return rows
+
+
 _DTYPES = {"Floats": np.float64, "Ints": np.int64, "Flags": np.bool_}
 
 
@@ -217,7 +227,7 @@ class OpenDecisions:
             closed_by = np.where(batch.capped, int(Closure.SEGMENT), 0)
         self.closed_by[rows] = closed_by
         if closed_by.max(initial=0) > _SLICE:
-            self.certifiable[rows] &= ~np.isin(closed_by, LEFT_OUT)
+            self.certifiable[rows] &= ~left_out(closed_by)
             # Nobody is told to rate what was decided before: it waits for nothing.
             self.expired[rows] = closed_by == Closure.REPEATED
         if batch.eligible is not None:
@@ -351,9 +361,18 @@ class OpenDecisions:
         """Merge what parts of distinct decisions say of who answered at which attempt."""
         if not batch.attempt.any():
             return
+        if len(batch) == 1 and not len(self.attempts):
+            row = batch.number.item() - self.base
+            usual = batch.delivered.item() and batch.served.item() == self.model[row]
+            if batch.attempt.item() == 1 and usual:
+                self.confirmed[row] = True
+                return
         rows = self.rows(batch.number)
-        plain = (batch.attempt == 1) & batch.delivered & (batch.served == self.model[rows])
-        self.confirmed[rows] |= plain
+        where = span(rows)
+        plain = (batch.attempt == 1) & batch.delivered & (batch.served == self.model[where])
+        self.confirmed[where] |= plain
+        if not len(self.attempts) and plain.all():
+            return
         more = ~plain & (batch.attempt != 0)
         again = more if not len(self.attempts) else more | self.attempts.among(batch.number)
         for index in np.flatnonzero(again).tolist():
@@ -414,7 +433,7 @@ class OpenDecisions:
         return result
 
     def reward_ends(
-        self, at: Ints, scaled: Callable[[Floats], Floats], missing: float | None
+        self, at: Ints | slice, scaled: Callable[[Floats], Floats], missing: float | None
     ) -> tuple[Floats, Floats, Flags]:
         """Rewards of rows `at` (n,) on the [0, 1] scale, for lower and for upper ends (n,), and
         whether each came.
@@ -427,6 +446,8 @@ class OpenDecisions:
         delivered = self.as_drawn(at)
         known: Flags = self.has_reward[at] & delivered
         reward = scaled(self.reward[at])
+        if known.all():
+            return reward, reward, known
         low, high = (
             np.where(
                 known, reward, np.where(delivered & (missing is not None), missing or 0.0, end)
@@ -436,7 +457,7 @@ class OpenDecisions:
         return low, high, known
 
     def rated_ends(
-        self, at: Ints, scaled: Callable[[Floats], Floats]
+        self, at: Ints | slice, scaled: Callable[[Floats], Floats]
     ) -> tuple[Floats, Floats, Flags]:
         """A and B of the rewards A + theta B of rows `at` (n,), a missing one counting as theta,
         for lower and for upper ends (n, 2), and whether each came.
