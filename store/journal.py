@@ -66,6 +66,9 @@ from equipoise.store.sqlite.opening import Leftovers
 WAITING_ROWS = 200_000
 """Rows that may wait for SQLite: seconds of heavy traffic, some hundred megabytes at the most."""
 _GATHER_SECONDS = 0.01
+_BETWEEN_SECONDS = 0.25
+"""From one transaction to the next, unless somebody waits for it: most of what a transaction of
+few rows costs is the same for many."""
 _RETRY_SECONDS = 0.2
 _BREATH_SECONDS = 0.002
 _RULES_AT_ONCE = 256
@@ -136,7 +139,7 @@ class JournaledStore(Store):
         self._before, self._since = BloomFilter(), BloomFilter()
         self._filters_whole = False
         self._change = threading.Condition()
-        self._wake = threading.Event()
+        self._wake, self._hurry = threading.Event(), threading.Event()
         self._closing = self._torn = False
         self._thread = threading.Thread(target=self._settle_on, name="settle", daemon=True)
         self._thread.start()
@@ -178,7 +181,8 @@ class JournaledStore(Store):
                 known = self.find_draws(batch.draw.tolist())
                 check_draws(self._name, batch.draw, known)
             self._admit_requests(batch)
-        self._tail.append(first, rows, to_frame(first, batch, self._seed))
+        frame = to_frame(first, batch, self._seed)
+        self._tail.append(first, rows, frame)
         # From here on the rows are in the log.
         try:
             # Only now: a mark ahead of the tail means a loss.
@@ -190,7 +194,7 @@ class JournaledStore(Store):
             elif isinstance(batch, OutcomeBatch):
                 self._recent.add(batch, self._decisions)
             self._next_seq = first + rows
-            self._waiting.append(Segment(first, batch))
+            self._waiting.append(Segment(first, batch, frame))
         except BaseException as error:
             self._torn = True
             raise TornAppendError(
@@ -198,6 +202,8 @@ class JournaledStore(Store):
             ) from error
         if not self._wake.is_set():
             self._wake.set()
+        if self._next_seq - self._settled > self._limit // 2:
+            self._hurry.set()
         return first
 
     def check_files(self) -> StoreError | None:
@@ -210,6 +216,7 @@ class JournaledStore(Store):
         fault = self._tail.fault()
         problem = presence.check() if fault is None else DisplacedStoreError(fault)
         if problem is not None and self.displaced is None:
+            self._hurry.set()
             self._wake.set()  # the thread saves what it can
         self.displaced = problem
         return problem
@@ -367,6 +374,7 @@ class JournaledStore(Store):
             while self._settled < end:
                 if self.trouble is not None and deadline is None:
                     raise self.trouble
+                self._hurry.set()
                 remaining = None if deadline is None else deadline - time.monotonic()
                 if remaining is not None and remaining <= 0:
                     return False
@@ -453,6 +461,7 @@ class JournaledStore(Store):
         if self._closing:
             return
         self._closing = True
+        self._hurry.set()
         self._wake.set()
         self._thread.join()
         if self._learner.is_alive():
@@ -481,10 +490,14 @@ class JournaledStore(Store):
 
     def _settle_on(self) -> None:
         """The thread: gather, write, forget, until the store is closed."""
+        last = -_BETWEEN_SECONDS
         while True:
             self._wake.wait()
             if not self._closing:
-                time.sleep(_GATHER_SECONDS)
+                since = time.monotonic() - last
+                self._hurry.wait(max(_GATHER_SECONDS, _BETWEEN_SECONDS - since))
+            last = time.monotonic()
+            self._hurry.clear()
             self._wake.clear()
             if self.displaced is not None:
                 self._log.rescue_journal()

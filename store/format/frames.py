@@ -22,7 +22,7 @@ import threading
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -30,10 +30,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from equipoise.store.batches import Batch, Segment
+from equipoise.store.batches import Batch, Ints, Segment
 from equipoise.store.errors import FullStoreError, ReadOnlyStoreError, WriteError
 from equipoise.store.files import identity, sync_to_disk
-from equipoise.store.format.sql_rows import LOG_TABLES, Kind
+from equipoise.store.format.sql_rows import LOG_TABLES, Kind, merge
 
 Sync: TypeAlias = Literal["never", "each", "asked"]
 
@@ -62,8 +62,13 @@ _TABLES = {
     table.batch: (position, tuple((name, kind in _DTYPES) for name, kind in table.columns.items()))
     for position, table in enumerate(LOG_TABLES)
 }
+_SHARED_AT = [
+    [at for at, kind in enumerate(table.columns.values(), 2) if kind is Kind.SHARED]
+    for table in LOG_TABLES
+]
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder().decode
 
 
 def seed_of(store_id: bytes) -> int:
@@ -208,6 +213,58 @@ def body_to_batch(payload: bytes | memoryview) -> Batch:
         else:
             columns[name] = value
     return table.batch(**columns)
+
+
+def merge_frames(segments: Sequence[Segment]) -> list[tuple[Ints, Batch]]:
+    """As `merge`: column by column from the bytes of frames, which is several times quicker where
+    most hold one row. Segments that have no frame are merged by their batches."""
+    groups: dict[tuple[Any, ...], tuple[list[Segment], list[Any]]] = {}
+    for segment in segments:
+        if segment.frame is None:
+            return merge(segments)
+        values = _decode(segment.frame[_HEADER.size :])
+        key = (values[0], *[values[at] for at in _SHARED_AT[values[0]]])
+        group = groups.get(key)
+        if group is None:
+            group = groups[key] = [], []
+        group[0].append(segment)
+        group[1].append(values)
+    merged: list[tuple[Ints, Batch]] = []
+    for parts, bodies in groups.values():
+        batch = _merged_bodies(bodies)
+        if batch is None:
+            merged += merge(parts)
+        elif len(batch) == len(parts):
+            merged.append((np.array([part.seq for part in parts], dtype=np.int64), batch))
+        else:
+            merged.append((np.concatenate([part.seqs for part in parts]), batch))
+    return merged
+
+
+def _merged_bodies(bodies: Sequence[Sequence[Any]]) -> Batch | None:
+    """The rows of decoded bodies of one table, with equal shared values, as one batch; None where
+    widths differ, or some have a column that others lack."""
+    (position, *_), counts, *columns = zip(*bodies, strict=True)
+    table, rows = LOG_TABLES[position], sum(counts)
+    whole: dict[str, Any] = {}
+    for (name, kind), column in zip(table.columns.items(), columns, strict=True):
+        absent = column.count(None)
+        if absent or kind is Kind.SHARED:
+            if absent not in (0, len(column)):
+                return None
+            whole[name] = column[0]
+        elif kind not in _DTYPES:
+            whole[name] = list(chain.from_iterable(column))
+        else:
+            array: NDArray[Any] = np.frombuffer(b"".join(column), dtype=_DTYPES[kind])
+            if kind in _TWO_AXES:
+                width = len(array) // rows
+                size = width * array.itemsize
+                if any(len(part) != n * size for part, n in zip(column, counts, strict=True)):
+                    return None
+                array = array.reshape(rows, width)
+            whole[name] = array
+    return table.batch(**whole)
 
 
 def tail_files(store: Path) -> list[Path]:
