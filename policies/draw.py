@@ -8,6 +8,8 @@ and pi can draw again.
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
+
 import numpy as np
 
 from equipoise.policies.snapshot import Flags, Floats, Ints
@@ -31,6 +33,16 @@ def draw(uniform: Floats, rate: Floats, probabilities: Floats, routed: Ints) -> 
     passed = (cumulated <= v[:, None]) & (cumulated < total[:, None])
     drawn = np.add.reduce(passed, axis=1, dtype=np.int64)
     return np.where(randomized, drawn, routed), randomized
+
+
+def draw_one(uniform: float, rate: float, cumulated: list[float], routed: int) -> tuple[int, bool]:
+    """As `draw` of one request on plain numbers, the same bits: the model to serve, and whether it
+    came from the draw. cumulated: K sums of the probabilities, in order."""
+    total = cumulated[-1]
+    if not (uniform < rate and total > 0.0):
+        return routed, False
+    # How many sums are passed, and how many may be: both are counted from the first on.
+    return min(bisect_right(cumulated, uniform / rate), bisect_left(cumulated, total)), True
 
 
 def propensity(rate: Floats, probabilities: Floats, model: Ints, routed: Ints) -> Floats:

@@ -17,6 +17,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from equipoise.store.batches import (
     ObservationBatch,
     OutcomeBatch,
     Segment,
+    Texts,
     named_observations,
     pairs_of,
     replays_of,
@@ -76,6 +78,7 @@ _BITS = 27
 """2^27 bits are 16 MB, whatever the length of history."""
 _MASK = (1 << _BITS) - 1
 _WORD = (1 << 64) - 1
+_NAMES = [field.name for field in fields(DecisionBatch)].index("request_id")
 _SPREAD = 0x9E3779B97F4A7C15
 
 
@@ -175,9 +178,10 @@ class JournaledStore(Store):
             if decisions > self._mark.reserved:
                 with as_store_errors(self.path):
                     self._mark.reserve(decisions)
-            if rows > 1 or batch.number[0] != self._decisions:
+            row = batch.row
+            if row is None or row[0] != self._decisions:
                 check_numbers(self._name, batch, self._decisions)
-            if batch.draw is not None:
+            if (row is None or row[-1] is not None) and batch.draw is not None:
                 known = self.find_draws(batch.draw.tolist())
                 check_draws(self._name, batch.draw, known)
             self._admit_requests(batch)
@@ -235,7 +239,11 @@ class JournaledStore(Store):
             )
 
     def _admit_requests(self, batch: DecisionBatch) -> None:
-        names = [name for name in batch.request_id or () if name]
+        names: Texts = _request_ids(batch)
+        if len(names) == 1 and names[0] in self._absent:
+            self._absent.clear()
+            return
+        names = [name for name in names if name]
         # A caller that has just looked these ids up need not have them looked up again.
         if not self._absent.issuperset(names):
             decided = self.find_requests(names)
@@ -248,18 +256,27 @@ class JournaledStore(Store):
     def _index(self, batch: DecisionBatch) -> None:
         first = self._decisions
         self._decisions = first + len(batch)
-        for row in range(len(batch)):
-            self._rows[first + row] = batch, row
-        for number, name in enumerate(batch.request_id or (), first):
+        names = _request_ids(batch)
+        for number, name in enumerate(names, first):
             if name:
                 self._numbers[name] = number
-        self._since.add(batch.request_id or ())
+        self._since.add(names)
+        if batch.row is not None and batch.row[-1] is None:
+            self._rows[first] = batch, 0
+            return
+        for row in range(len(batch)):
+            self._rows[first + row] = batch, row
         if batch.draw is not None:
             self._draws.update(zip(batch.draw.tolist(), batch.number.tolist(), strict=True))
             self._lane_ends |= ends_of(batch.draw)
 
     def find_requests(self, request_ids: Sequence[str]) -> dict[str, int]:
         waiting = self._numbers
+        if len(request_ids) == 1 and self._filters_whole:
+            name = request_ids[0]
+            if name not in waiting and name not in self._since and name not in self._before:
+                self._absent = {name}
+                return {}
         # In this order: what leaves memory meanwhile is in SQLite already.
         numbers = {name: waiting[name] for name in request_ids if name in waiting}
         others = [name for name in request_ids if name not in numbers]
@@ -536,12 +553,13 @@ class JournaledStore(Store):
         for segment in segments:
             batch = segment.batch
             if isinstance(batch, DecisionBatch):
-                for number in batch.number.tolist():
+                row = batch.row
+                for number in batch.number.tolist() if row is None else row[:1]:
                     del self._rows[number]
-                for name in batch.request_id or ():
+                for name in _request_ids(batch):
                     if name:
                         self._numbers.pop(name, None)
-                if batch.draw is not None:
+                if (row is None or row[-1] is not None) and batch.draw is not None:
                     for position in batch.draw.tolist():
                         del self._draws[position]
             elif isinstance(batch, ObservationBatch):
@@ -566,6 +584,11 @@ class JournaledStore(Store):
             self._change.notify_all()
 
 
+def _request_ids(batch: DecisionBatch) -> Texts:
+    names = batch.request_id if batch.row is None else batch.row[_NAMES]
+    return names or ()
+
+
 class BloomFilter:
     """Names that were added: a new name is surely not in it, and need not be looked up in SQLite.
 
@@ -577,9 +600,10 @@ class BloomFilter:
 
     def __init__(self) -> None:
         self._bits = bytearray(1 << (_BITS - 3))
+        self._empty = True
 
     def add(self, names: Iterable[str]) -> None:
-        bits = self._bits
+        bits, self._empty = self._bits, False
         for name in names:
             key = hash(name) & _WORD
             second = (key * _SPREAD) & _WORD
@@ -588,6 +612,8 @@ class BloomFilter:
 
     def __contains__(self, name: str) -> bool:
         """False: it was never added. True: it may have been."""
+        if self._empty:
+            return False
         bits = self._bits
         key = hash(name) & _WORD
         place = key & _MASK

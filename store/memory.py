@@ -21,6 +21,7 @@ from equipoise.store.batches import (
     ObservationBatch,
     OutcomeBatch,
     Segment,
+    Texts,
     named_observations,
     pairs_of,
     replays_of,
@@ -92,6 +93,15 @@ class MemoryStore(Store):
 
     def _admit(self, batch: DecisionBatch, rows: int) -> None:
         first = self._decisions
+        if batch.row is not None and batch.row[0] == first and batch.row[-1] is None:
+            # Decided alone, under its number: as below, and no column is made for it.
+            request_id: Texts | None = batch.row[15]
+            if request_id is not None:
+                self._name_requests(request_id, first)
+            self._decision_starts.append(first)
+            self._decision_batches.append(batch)
+            self._decisions = first + 1
+            return
         if batch.number[0] != first or batch.number[-1] != first + rows - 1:
             check_numbers(_STORE, batch, first)
         if batch.draw is not None:
@@ -106,6 +116,10 @@ class MemoryStore(Store):
         self._decisions = first + rows
 
     def _name_requests(self, request_ids: Sequence[str], first: int) -> None:
+        if len(request_ids) == 1:
+            if request_ids[0] and self._requests.setdefault(request_ids[0], first) != first:
+                raise repeated_request(_STORE, request_ids, self._requests)
+            return
         named = {name: number for number, name in enumerate(request_ids, first) if name}
         if len(named) < sum(map(bool, request_ids)) or not self._requests.keys().isdisjoint(named):
             raise repeated_request(_STORE, request_ids, self._requests)

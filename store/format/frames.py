@@ -30,7 +30,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from equipoise.store.batches import Batch, Ints, Segment
+from equipoise.store.batches import Batch, DecisionBatch, Ints, Segment
 from equipoise.store.errors import FullStoreError, ReadOnlyStoreError, WriteError
 from equipoise.store.files import identity, sync_to_disk
 from equipoise.store.format.sql_rows import LOG_TABLES, Kind, merge
@@ -84,11 +84,51 @@ def to_frame(seq: int, batch: Batch, seed: int = 0) -> bytes:
 def batch_to_body(batch: Batch) -> bytes:
     """A batch as msgpack, without a header."""
     position, columns = _TABLES[type(batch)]
+    if isinstance(batch, DecisionBatch) and batch.row is not None:
+        return _encode(_values_of_row(position, batch.row))
     values: list[Any] = [position, len(batch)]
     for name, is_array in columns:
         value = getattr(batch, name)
         values.append(value.tobytes() if is_array and value is not None else value)
     return _encode(values)
+
+
+_INTEGER = struct.Struct("<q").pack
+_NUMBERS = struct.Struct("<qqqdqddq??").pack
+
+
+def _values_of_row(position: int, row: tuple[Any, ...]) -> list[Any]:
+    """What `batch_to_body` encodes, of a decision that is held as plain values: each has the bytes
+    of an array of one."""
+    number, unit, context, at, x, routed, rate, shares, uniform, model, *more = row
+    randomized, capped, rule_id, era, eligible, request, who, replayed, *optional = more
+    numbers = _NUMBERS(number, unit, context, at, routed, rate, uniform, model, randomized, capped)
+    leader, closed_by, draw = [None if each is None else _INTEGER(each) for each in optional]
+    return [
+        position,
+        1,
+        numbers[:8],
+        request,
+        numbers[8:16],
+        who,
+        numbers[16:24],
+        replayed,
+        numbers[24:32],
+        x.tobytes(),
+        numbers[32:40],
+        None if eligible is None else eligible.tobytes(),
+        numbers[40:48],
+        shares.tobytes(),
+        numbers[48:56],
+        numbers[56:64],
+        numbers[64:65],
+        numbers[65:],
+        rule_id,
+        era,
+        leader,
+        closed_by,
+        draw,
+    ]
 
 
 def framed(seq: int, payload: bytes, seed: int = 0) -> bytes:
@@ -228,10 +268,11 @@ def merge_frames(segments: Sequence[Segment]) -> list[tuple[Ints, Batch]]:
         if group is None:
             group = groups[key] = [], []
         group[0].append(segment)
-        group[1].append(values)
+        # One list of all values: one for each frame would have the garbage collector come by.
+        group[1].extend(values)
     merged: list[tuple[Ints, Batch]] = []
-    for parts, bodies in groups.values():
-        batch = _merged_bodies(bodies)
+    for parts, values in groups.values():
+        batch = _joined_values(values, len(parts))
         if batch is None:
             merged += merge(parts)
         elif len(batch) == len(parts):
@@ -241,16 +282,18 @@ def merge_frames(segments: Sequence[Segment]) -> list[tuple[Ints, Batch]]:
     return merged
 
 
-def _merged_bodies(bodies: Sequence[Sequence[Any]]) -> Batch | None:
-    """The rows of decoded bodies of one table, with equal shared values, as one batch; None where
-    widths differ, or some have a column that others lack."""
-    (position, *_), counts, *columns = zip(*bodies, strict=True)
-    table, rows = LOG_TABLES[position], sum(counts)
+def _joined_values(values: list[Any], frames: int) -> Batch | None:
+    """The rows of so many decoded frames of one table, one after the other, with equal shared
+    values, as one batch; None where widths differ, or some have a column that others lack."""
+    step = len(values) // frames
+    table, counts = LOG_TABLES[values[0]], values[1::step]
+    rows = sum(counts)
     whole: dict[str, Any] = {}
-    for (name, kind), column in zip(table.columns.items(), columns, strict=True):
+    for at, (name, kind) in enumerate(table.columns.items(), 2):
+        column = values[at::step]
         absent = column.count(None)
         if absent or kind is Kind.SHARED:
-            if absent not in (0, len(column)):
+            if absent not in (0, frames):
                 return None
             whole[name] = column[0]
         elif kind not in _DTYPES:

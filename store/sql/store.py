@@ -130,7 +130,7 @@ class SqlStore(Store):
             next_seq += len(segment.batch)
             batch = segment.batch
             if isinstance(batch, DecisionBatch):
-                if len(batch) > 1 or batch.number[0] != decisions:
+                if batch.row is None or batch.row[0] != decisions:
                     check_numbers(self._name, batch, decisions)
                 decisions += len(batch)
         return next_seq, decisions
