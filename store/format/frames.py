@@ -23,6 +23,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, zip_longest
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -62,10 +63,11 @@ _TABLES = {
     table.batch: (position, tuple((name, kind in _DTYPES) for name, kind in table.columns.items()))
     for position, table in enumerate(LOG_TABLES)
 }
-_SHARED_AT = [
-    [at for at, kind in enumerate(table.columns.values(), 2) if kind is Kind.SHARED]
+_TOGETHER: list[Callable[[Sequence[Any]], Any]] = [
+    itemgetter(0, *(at for at, kind in enumerate(table.columns.values(), 2) if kind is Kind.SHARED))
     for table in LOG_TABLES
 ]
+"""What decoded frames of a table must have in common to be joined: the table, shared values."""
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder().decode
@@ -258,12 +260,12 @@ def body_to_batch(payload: bytes | memoryview) -> Batch:
 def merge_frames(segments: Sequence[Segment]) -> list[tuple[Ints, Batch]]:
     """As `merge`: column by column from the bytes of frames, which is several times quicker where
     most hold one row. Segments that have no frame are merged by their batches."""
-    groups: dict[tuple[Any, ...], tuple[list[Segment], list[Any]]] = {}
+    groups: dict[Any, tuple[list[Segment], list[Any]]] = {}
     for segment in segments:
         if segment.frame is None:
             return merge(segments)
         values = _decode(segment.frame[_HEADER.size :])
-        key = (values[0], *[values[at] for at in _SHARED_AT[values[0]]])
+        key = _TOGETHER[values[0]](values)
         group = groups.get(key)
         if group is None:
             group = groups[key] = [], []

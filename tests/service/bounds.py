@@ -25,6 +25,7 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+from running import Running, running
 
 from equipoise.agent.agent import Agent
 from equipoise.agent.config import ExperimentConfig
@@ -40,7 +41,6 @@ from equipoise.agent.service.analyst.process import (
 )
 from equipoise.store.batches import OutcomeBatch, RequestBatch
 from equipoise.store.journal import JournaledStore
-from running import Running, running
 
 CONFIG = """
 name = "chat"
