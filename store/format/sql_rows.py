@@ -410,9 +410,10 @@ def _from_sql(kind: Kind, column: Sequence[Any]) -> Any:
 
 def _nan_to_null(values: Floats) -> list[float | None] | None:
     unknown = np.isnan(values)
-    if not unknown.any():
-        return values.tolist()
-    return None if unknown.all() else [None if v != v else v for v in values.tolist()]
+    if unknown.all():
+        return None
+    numbers: list[float | None] = values.tolist()
+    return [None if v != v else v for v in numbers] if unknown.any() else numbers
 
 
 def _to_json(array: NDArray[Any]) -> list[str]:

@@ -18,7 +18,7 @@ Functions of an open connection; those that write run inside the caller's transa
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from types import MappingProxyType
@@ -164,6 +164,7 @@ def _contents(first: int, written: Sequence[Columns]) -> list[bytes]:
     for columns in written:
         name = columns.table.name
         later, named = _LATER.get(name), _NAMES[name].__add__
+        encoded: Iterable[bytes]
         if later is None or columns.values[later] is None:
             encoded = map(_encode, columns.rows(without=later))
         else:
