@@ -11,9 +11,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
 
-import msgspec
 import numpy as np
 
 from equipoise.agent.agent import Accepted, Agent
@@ -28,9 +26,9 @@ from equipoise.agent.errors import (
     UnknownDecisionError,
     check_against,
 )
-from equipoise.agent.features.values import shown, shown_sent
+from equipoise.agent.features.values import shown_sent
 from equipoise.agent.inference.rated import asked
-from equipoise.agent.state.attempts import FIRST
+from equipoise.agent.state.attempts import encode_attempts, report_of, speaks
 from equipoise.agent.state.replay_index import NO_CONTEXT
 from equipoise.policies.draw import propensity
 from equipoise.store.batches import (
@@ -48,7 +46,6 @@ from equipoise.store.batches import (
 )
 from equipoise.store.records import (
     LANE_BITS,
-    AttemptReport,
     Decision,
     Features,
     Observation,
@@ -172,7 +169,7 @@ class RecordAdapter:
         if with_outputs:
             outputs[with_outputs] = self._outputs([outcomes[row].outputs for row in with_outputs])
         # Most say nothing of attempts.
-        reports = [(row, _attempt(item)) for row, item in enumerate(outcomes) if _speaks(item)]
+        reports = [(row, report_of(item)) for row, item in enumerate(outcomes) if speaks(item)]
         said = {row: self._model(*report.served) for row, report in reports if report.served}
         served = self._assigned(numbers, said)
         attempt, delivered = np.zeros(len(numbers), np.int64), np.ones(len(numbers), bool)
@@ -506,7 +503,7 @@ class RecordAdapter:
         for place, attempt in enumerate(outcome.attempts or ()):
             if attempt.model is not None:
                 self._model(f"attempts[{place}].model", attempt.model)
-        return "" if outcome.attempts is None else _encode_attempts(outcome.attempts)
+        return "" if outcome.attempts is None else encode_attempts(outcome.attempts)
 
     def _model(self, field: str, name: str) -> int:
         position = self._position.get(name)
@@ -545,52 +542,6 @@ class RecordAdapter:
         if live:
             at[dated] -= off
         return at
-
-
-def _encode_attempts(attempts: Sequence[AttemptReport]) -> str:
-    """One text for one content: no spaces, nothing that is not known."""
-    rows = []
-    for attempt in attempts:
-        given = msgspec.to_builtins(attempt)
-        known = {name: value for name, value in given.items() if value is not None}
-        rows.append({"model": attempt.model, **known})  # null for a model that is none of ours
-    return msgspec.json.encode(rows).decode()
-
-
-class _Report(NamedTuple):
-    """What a part says of attempts, as `OutcomeBatch` takes it. served: the field that names who
-    answered, and the name; None where none does."""
-
-    attempt: int
-    delivered: bool
-    served: tuple[str, str] | None
-
-
-def _speaks(outcome: Outcome) -> bool:
-    """Whether a part says anything of attempts."""
-    return not (outcome.attempts is outcome.served is outcome.attempt is outcome.delivered is None)
-
-
-def _attempt(outcome: Outcome) -> _Report:
-    """Raises AgentError where a part says it twice."""
-    if outcome.attempts is not None:
-        for name in ("served", "attempt", "delivered"):
-            if getattr(outcome, name) is not None:
-                value = shown(getattr(outcome, name))
-                raise AgentError(f"{name}: received {value} beside attempts, expected one of them")
-        places = range(len(outcome.attempts))
-        delivered = [place for place in places if outcome.attempts[place].status == "delivered"]
-        place = (delivered or places)[-1]
-        model = outcome.attempts[place].model
-        if model is None:  # whatever it answered, no model of ours did
-            return _Report(-(FIRST + place), False, None)
-        return _Report(FIRST + place, bool(delivered), (f"attempts[{place}].model", model))
-    delivered_ = outcome.delivered is not False
-    if outcome.served is not None:
-        return _Report(outcome.attempt or FIRST, delivered_, ("served", outcome.served))
-    if outcome.attempt is None and outcome.delivered is None:
-        return _Report(0, delivered_, None)
-    return _Report(-(outcome.attempt or FIRST), delivered_, None)
 
 
 def _differences(

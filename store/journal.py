@@ -16,7 +16,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -57,7 +57,7 @@ from equipoise.store.errors import (
 )
 from equipoise.store.format.frames import Sync, TailWriter, as_store_errors, seed_of, to_frame
 from equipoise.store.format.mark import BLOCK
-from equipoise.store.memory import RecentOutcomes
+from equipoise.store.memory import BloomFilter, RecentOutcomes
 from equipoise.store.records import Alert, Control, Era, Gap, RuleRecord
 from equipoise.store.sql.chain import Anchor
 from equipoise.store.sql.truncation import Trimmed
@@ -74,12 +74,8 @@ transaction of few rows costs is the same for many. From rest the time doubles w
 _RETRY_SECONDS = 0.2
 _BREATH_SECONDS = 0.002
 _RULES_AT_ONCE = 256
-_BITS = 27
-"""2^27 bits are 16 MB, whatever the length of history."""
-_MASK = (1 << _BITS) - 1
-_WORD = (1 << 64) - 1
+_NOBODY: Texts = ()
 _NAMES = [field.name for field in fields(DecisionBatch)].index("request_id")
-_SPREAD = 0x9E3779B97F4A7C15
 
 
 class JournaledStore(Store):
@@ -172,7 +168,7 @@ class JournaledStore(Store):
         if not rows:
             return first
         self._check_room(rows)
-        decisions = self._decisions
+        decisions, names = self._decisions, _NOBODY
         if isinstance(batch, DecisionBatch):
             decisions += rows
             if decisions > self._mark.reserved:
@@ -184,7 +180,8 @@ class JournaledStore(Store):
             if (row is None or row[-1] is not None) and batch.draw is not None:
                 known = self.find_draws(batch.draw.tolist())
                 check_draws(self._name, batch.draw, known)
-            self._admit_requests(batch)
+            names = _request_ids(batch)
+            self._admit_requests(names)
         frame = to_frame(first, batch, self._seed)
         self._tail.append(first, rows, frame)
         # From here on the rows are in the log.
@@ -192,7 +189,7 @@ class JournaledStore(Store):
             # Only now: a mark ahead of the tail means a loss.
             self._mark.advance(first + rows, decisions)
             if isinstance(batch, DecisionBatch):
-                self._index(batch)
+                self._index(batch, names)
             elif isinstance(batch, ObservationBatch):
                 self._observed.update(name for name in batch.request_id or () if name)
             elif isinstance(batch, OutcomeBatch):
@@ -238,8 +235,7 @@ class JournaledStore(Store):
                 f"{self._name}: {self.waiting} rows wait to be written, at most {self._limit} may"
             )
 
-    def _admit_requests(self, batch: DecisionBatch) -> None:
-        names: Texts = _request_ids(batch)
+    def _admit_requests(self, names: Texts) -> None:
         if len(names) == 1 and names[0] in self._absent:
             self._absent.clear()
             return
@@ -253,10 +249,9 @@ class JournaledStore(Store):
             raise repeated_request(self._name, names, ())
         self._absent.clear()
 
-    def _index(self, batch: DecisionBatch) -> None:
+    def _index(self, batch: DecisionBatch, names: Texts) -> None:
         first = self._decisions
         self._decisions = first + len(batch)
-        names = _request_ids(batch)
         for number, name in enumerate(names, first):
             if name:
                 self._numbers[name] = number
@@ -588,40 +583,3 @@ class JournaledStore(Store):
 def _request_ids(batch: DecisionBatch) -> Texts:
     names = batch.request_id if batch.row is None else batch.row[_NAMES]
     return names or ()
-
-
-class BloomFilter:
-    """Names that were added: a new name is surely not in it, and need not be looked up in SQLite.
-
-    With ten million names it takes fewer than one new name in a hundred for one of them; with a
-    hundred million nearly all, and then costs what it saved. One thread adds, any may ask.
-
-    Python's own hash of a string is keyed anew in every process, so nobody can aim at the filter.
-    """
-
-    def __init__(self) -> None:
-        self._bits = bytearray(1 << (_BITS - 3))
-        self._empty = True
-
-    def add(self, names: Iterable[str]) -> None:
-        bits, self._empty = self._bits, False
-        for name in names:
-            key = hash(name) & _WORD
-            second = (key * _SPREAD) & _WORD
-            for place in (key & _MASK, (key >> 32) & _MASK, second >> (64 - _BITS)):
-                bits[place >> 3] |= 1 << (place & 7)
-
-    def __contains__(self, name: str) -> bool:
-        """False: it was never added. True: it may have been."""
-        if self._empty:
-            return False
-        bits = self._bits
-        key = hash(name) & _WORD
-        place = key & _MASK
-        if not bits[place >> 3] & (1 << (place & 7)):
-            return False
-        place = (key >> 32) & _MASK
-        if not bits[place >> 3] & (1 << (place & 7)):
-            return False
-        place = ((key * _SPREAD) & _WORD) >> (64 - _BITS)
-        return bool(bits[place >> 3] & (1 << (place & 7)))

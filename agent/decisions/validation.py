@@ -189,7 +189,7 @@ class Validator:
         if not doubtful.any():
             return batch, 0
         fresh = ~doubtful
-        if batch.metrics is batch.attempts is None:
+        if batch.metrics is None and batch.attempts is None:
             # Repeats of what the table holds; all else is looked at row by row.
             again = (number >= table.base) & (batch.attempt == 0)
             again &= ~with_reward | (table.has_reward[at] & (table.reward[at] == batch.reward))
@@ -446,8 +446,9 @@ def _parts(batch: OutcomeBatch, row: int, metrics: int) -> list[Floats]:
 
 def _same_part(batch: OutcomeBatch, row: int, part: OutcomeBatch) -> bool:
     """Whether a row says what another part (1,) says, and neither has metrics or attempts."""
+    more = batch.metrics, batch.attempts, part.metrics, part.attempts
     return (
-        batch.metrics is batch.attempts is part.metrics is part.attempts is None
+        all(each is None for each in more)
         and batch.attempt[row] == part.attempt[0] == 0
         and batch.reward[row : row + 1].tobytes() == part.reward.tobytes()
         and batch.outputs[row].tobytes() == part.outputs.tobytes()

@@ -34,6 +34,7 @@ from equipoise.agent.service.api.schema import (
     Rejected,
 )
 from equipoise.agent.service.control import Breaker, KillSwitch
+from equipoise.agent.service.hot_path.batching import FEWEST_TOGETHER
 from equipoise.agent.service.http.access import ANYBODY, Caller, OutcomeTokens, Rates
 from equipoise.agent.service.telemetry import Counters
 from equipoise.store.batches import Closure, Ints, text_key
@@ -133,8 +134,6 @@ def _rounds(outcomes: Sequence[Outcome]) -> list[list[int]]:
     return rounds
 
 
-FEWEST_TOGETHER = 8
-"""Fewer decisions together cost more than they cost alone, on plain numbers."""
 _NOT_THE_STORES_FAULT = (ContradictionError, SequenceError)
 
 
@@ -185,7 +184,7 @@ class HotHandlers:
         request = self._request.decode(body)
         if request.again:
             return self._encode(self._earlier(request))
-        return self._encode(self._decided([request])[0])
+        return self._encode(self._decided((request,))[0])
 
     def decided(self, request: DecideRequest, caller: Caller) -> DecisionAnswer:
         """The answer to one request that came by another protocol. Raises as `decide`."""
@@ -213,6 +212,8 @@ class HotHandlers:
 
     def decide_each(self, bodies: Sequence[bytes]) -> list[bytes | Exception]:
         """As `decide` of every body in turn, at the cost of hardly more than one of them."""
+        if len(bodies) == 1:
+            return [self._alone(bodies[0])]
         if len(bodies) < FEWEST_TOGETHER:
             return [self._alone(body) for body in bodies]
         answers: list[bytes | Exception] = [b""] * len(bodies)
