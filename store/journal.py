@@ -69,8 +69,8 @@ WAITING_ROWS = 200_000
 """Rows that may wait for SQLite: seconds of heavy traffic, some hundred megabytes at the most."""
 _GATHER_SECONDS = 0.01
 _BETWEEN_SECONDS = 0.25
-"""From one transaction to the next, unless somebody waits for it: most of what a transaction of
-few rows costs is the same for many."""
+"""From one transaction to the next under traffic, unless somebody waits for it: most of what a
+transaction of few rows costs is the same for many. From rest the time doubles with each."""
 _RETRY_SECONDS = 0.2
 _BREATH_SECONDS = 0.002
 _RULES_AT_ONCE = 256
@@ -502,12 +502,13 @@ class JournaledStore(Store):
 
     def _settle_on(self) -> None:
         """The thread: gather, write, forget, until the store is closed."""
-        last = -_BETWEEN_SECONDS
+        last, pause = -_BETWEEN_SECONDS, _GATHER_SECONDS
         while True:
             self._wake.wait()
+            since = time.monotonic() - last
+            pause = min(2 * pause, _BETWEEN_SECONDS) if since < _BETWEEN_SECONDS else _GATHER_SECONDS
             if not self._closing:
-                since = time.monotonic() - last
-                self._hurry.wait(max(_GATHER_SECONDS, _BETWEEN_SECONDS - since))
+                self._hurry.wait(max(_GATHER_SECONDS, pause - since))
             last = time.monotonic()
             self._hurry.clear()
             self._wake.clear()
