@@ -30,7 +30,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from equipoise.store.batches import Batch, Segment
+from equipoise.store.batches import Batch, DecisionBatch, Segment
 from equipoise.store.errors import FullStoreError, ReadOnlyStoreError, WriteError
 from equipoise.store.files import identity, sync_to_disk
 from equipoise.store.format.sql_rows import LOG_TABLES, Kind
@@ -79,11 +79,51 @@ def to_frame(seq: int, batch: Batch, seed: int = 0) -> bytes:
 def batch_to_body(batch: Batch) -> bytes:
     """A batch as msgpack, without a header."""
     position, columns = _TABLES[type(batch)]
+    if isinstance(batch, DecisionBatch) and batch.row is not None:
+        return _encode(_values_of_row(position, batch.row))
     values: list[Any] = [position, len(batch)]
     for name, is_array in columns:
         value = getattr(batch, name)
         values.append(value.tobytes() if is_array and value is not None else value)
     return _encode(values)
+
+
+_INTEGER = struct.Struct("<q").pack
+_NUMBERS = struct.Struct("<qqqdqddq??").pack
+
+
+def _values_of_row(position: int, row: tuple[Any, ...]) -> list[Any]:
+    """What `batch_to_body` encodes, of a decision that is held as plain values: each has the bytes
+    of an array of one."""
+    number, unit, context, at, x, routed, rate, shares, uniform, model, *more = row
+    randomized, capped, rule_id, era, eligible, request, who, replayed, *optional = more
+    numbers = _NUMBERS(number, unit, context, at, routed, rate, uniform, model, randomized, capped)
+    leader, closed_by, draw = [None if each is None else _INTEGER(each) for each in optional]
+    return [
+        position,
+        1,
+        numbers[:8],
+        request,
+        numbers[8:16],
+        who,
+        numbers[16:24],
+        replayed,
+        numbers[24:32],
+        x.tobytes(),
+        numbers[32:40],
+        None if eligible is None else eligible.tobytes(),
+        numbers[40:48],
+        shares.tobytes(),
+        numbers[48:56],
+        numbers[56:64],
+        numbers[64:65],
+        numbers[65:],
+        rule_id,
+        era,
+        leader,
+        closed_by,
+        draw,
+    ]
 
 
 def framed(seq: int, payload: bytes, seed: int = 0) -> bytes:

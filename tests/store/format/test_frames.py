@@ -9,16 +9,18 @@ import struct
 import threading
 import zlib
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from equipoise.store import journal as journaled_module
-from equipoise.store.batches import Segment
+from equipoise.store.batches import DecisionBatch, Segment
 from equipoise.store.errors import (
     ContradictionError,
     CorruptStoreError,
@@ -86,6 +88,22 @@ def test_frames_come_back_bit_for_bit(new_author: Any, rows_of: Any, seed: int, 
         written += rows_of(seq, batch)
         seq += size
     assert [row for part in read_frames(data) for row in rows_of(part.seq, part.batch)] == written
+
+
+def test_the_frame_of_a_row_of_plain_values_is_that_of_arrays_of_one(new_author: Any) -> None:
+    columns = [field.name for field in fields(DecisionBatch)]
+    lacks: set[str] = set()
+    for seed in range(60):
+        batch = new_author(seed).decisions(1, mask=bool(seed % 2))
+        values = [getattr(batch, name) for name in columns]
+        row = tuple(
+            value.item() if isinstance(value, np.ndarray) and value.ndim == 1 else value
+            for value in values
+        )
+        alone = DecisionBatch.of_row(row)
+        assert to_frame(seed, alone, 7) == to_frame(seed, batch, 7)
+        lacks |= {name for name, value in zip(columns, row, strict=True) if value is None}
+    assert lacks, "some columns are left out now and then"
 
 
 def test_a_frame_of_an_older_version_lacks_the_newest_columns(author: Any, rows_of: Any) -> None:
