@@ -60,6 +60,13 @@ LEFT_OUT = (Closure.LATE, Closure.REPEATED)
 """What leaves a row that was drawn out of the sums of draws."""
 
 
+def left_out(closed_by: Ints) -> Flags:
+    """(n,) whether a `Closure` leaves a row that was drawn out of the sums of draws."""
+    late, repeated = LEFT_OUT
+    result: Flags = (closed_by == late) | (closed_by == repeated)
+    return result
+
+
 @dataclass(frozen=True, slots=True)
 class RequestBatch:
     """What the router asks about: n requests that all arrived by `at`.
@@ -275,10 +282,14 @@ Batch: TypeAlias = DecisionBatch | OutcomeBatch | ObservationBatch | SimulationB
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A batch with the seq of its first row; its rows have consecutive seqs."""
+    """A batch with the seq of its first row; its rows have consecutive seqs.
+
+    frame: the batch as a journal has it, where one does.
+    """
 
     seq: int
     batch: Batch
+    frame: bytes | None = None
 
     @property
     def seqs(self) -> Ints:

@@ -128,6 +128,10 @@ class Validator:
 
     def check_outcomes(self, batch: OutcomeBatch) -> None:
         """As `check_requests`, of what can be said of outcomes without knowing their decisions."""
+        self._carried(batch)
+
+    def _carried(self, batch: OutcomeBatch) -> tuple[Flags, Flags]:
+        """(n,) which parts carry a reward, and which carry outputs. Raises as `check_outcomes`."""
         count = len(batch)
         q = self._transform.q
         if batch.outputs.shape != (count, q):
@@ -140,26 +144,32 @@ class Validator:
                 f"attempt row {row}: {batch.attempt[row]} is above the limit of {MOST_ATTEMPTS}"
             )
         check_times(batch.at, unknown=True)
-        self._check_rewards(batch.reward, np.isnan(batch.reward))
+        without = np.isnan(batch.reward)
+        self._check_rewards(batch.reward, without)
         with_outputs = self._with_outputs(batch)
-        if with_outputs.any():
+        if with_outputs.all():
+            self._transform.check_outputs(batch.outputs)
+        elif with_outputs.any():
             self._transform.check_outputs(batch.outputs[with_outputs])
         self._check_metrics(batch)
+        return ~without, with_outputs
 
     def _with_outputs(self, batch: OutcomeBatch) -> Flags:
         if not self._transform.q:
             return np.zeros(len(batch), dtype=bool)
+        if np.vdot(batch.outputs, batch.outputs) < np.inf:
+            # Nothing is NaN where a sum of squares is a number.
+            return np.ones(len(batch), dtype=bool)
         # Of two axes; the stubs of NumPy make one number of it.
         return np.logical_not(np.atleast_1d(np.isnan(batch.outputs).any(axis=1)))
 
     def outcomes(self, batch: OutcomeBatch) -> tuple[OutcomeBatch, int]:
         """The rows that say something new, in time or not, and the number of exact repeats."""
-        self.check_outcomes(batch)
+        with_reward, with_outputs = self._carried(batch)
         count, table = len(batch), self._light.pending
         if count == 0:
             return batch, 0
         q, speaks = self._transform.q, bool(batch.attempt.any())
-        with_reward, with_outputs = ~np.isnan(batch.reward), self._with_outputs(batch)
         number = batch.number
         for gap in self._gaps:
             lost = number[(number >= gap.first) & (number < gap.end)]
@@ -172,7 +182,7 @@ class Validator:
                 f"decision {self._name(int(missing))} does not exist: the newest is"
                 f" {self._name(table.next - 1)}"
             )
-        repeated = count > 1 and not (np.diff(number) > 0).all()
+        repeated = count > 1 and not (number[1:] > number[:-1]).all()
         if repeated and len(np.unique(number)) < count:
             raise ConflictError("one batch holds two outcomes of one decision; send them apart")
         doubtful = table.too_late(number, self._light.watermark)
@@ -189,6 +199,14 @@ class Validator:
         if not doubtful.any():
             return batch, 0
         fresh = ~doubtful
+        if batch.metrics is None and batch.attempts is None:
+            # Repeats of what the table holds; all else is looked at row by row.
+            again = (number >= table.base) & (batch.attempt == 0)
+            again &= ~with_reward | (table.has_reward[at] & (table.reward[at] == batch.reward))
+            if q:
+                same = table.has_outputs[at] & (table.y[at] == batch.outputs).all(axis=1)
+                again &= same | np.isnan(batch.outputs).all(axis=1)
+            doubtful &= ~again
         for row in np.flatnonzero(doubtful).tolist():
             fresh[row] = self._says_more(batch, row)
         return select(batch, fresh), int(count - np.count_nonzero(fresh))
@@ -296,6 +314,10 @@ class Validator:
         Raises ConflictError where it contradicts what is known: a part is accepted once.
         """
         number = int(batch.number[row])
+        if number < self._light.pending.base and any(
+            _same_part(batch, row, part) for part in self._store.outcome_parts(number)
+        ):
+            return False
         more = False
         for (name, before), new in zip(
             self._known(number), _parts(batch, row, len(self._guardrails)), strict=True
@@ -430,6 +452,17 @@ def _parts(batch: OutcomeBatch, row: int, metrics: int) -> list[Floats]:
     """Reward (1,), outputs (q,) and each metric (1,) of one part, NaN where it carries none."""
     values = np.full(metrics, np.nan) if batch.metrics is None else batch.metrics[row]
     return [batch.reward[row : row + 1], batch.outputs[row], *values[:, None]]
+
+
+def _same_part(batch: OutcomeBatch, row: int, part: OutcomeBatch) -> bool:
+    """Whether a row says what another part (1,) says, and neither has metrics or attempts."""
+    more = batch.metrics, batch.attempts, part.metrics, part.attempts
+    return (
+        all(each is None for each in more)
+        and batch.attempt[row] == part.attempt[0] == 0
+        and batch.reward[row : row + 1].tobytes() == part.reward.tobytes()
+        and batch.outputs[row].tobytes() == part.outputs.tobytes()
+    )
 
 
 def _shown(values: Floats) -> str:

@@ -145,7 +145,9 @@ def _sample(source: ScorerMoments, frame: Frame) -> Sample:
     sums = (source.weight[..., None] * (source.mean - frame.origin)).sum(axis=0) * unit
     count = source.weight.sum(axis=0)
     sums -= count[:, None] * centre
-    if scatter[-1, -1] <= n * (CONSTANT * (frame.origin[-1] + centre[-1])) ** 2:
+    # Of the origin too: what is subtracted from zeros leaves its rounding.
+    largest = max(abs(frame.origin[-1] + centre[-1]), abs(frame.origin[-1]))
+    if scatter[-1, -1] <= n * (CONSTANT * largest) ** 2:
         # Rewards that vary by rounding alone do not vary.
         scatter[-1] = scatter[:, -1] = sums[:, -1] = 0.0
     return Sample(n, centre, scatter, count, sums)

@@ -257,19 +257,18 @@ class Transform:
         """(n, q), as `check_context`. absent: rows that are NaN throughout are let through."""
         return self._outputs.check(y, absent)
 
-    def phi(self, x: Floats, y: Floats) -> Floats:
+    def phi(self, x: Floats, y: Floats, more: int = 0) -> Floats:
         """(n, d), (n, q) -> (n, p - 1): [x, y, products], phi without its intercept; a new array.
 
         A row of the result depends on its own row alone, to the bit. NaN stays NaN.
+        more: columns that are added, for the caller to fill.
         """
-        columns = np.concatenate((x, y), axis=1)
-        if not len(self._left):
-            return columns
-        width = columns.shape[1]
-        phi = np.empty((len(columns), self.p - 1))
-        phi[:, :width] = columns
-        left, right = columns.take(self._left, axis=1), columns.take(self._right, axis=1)
-        np.multiply(left, right, out=phi[:, width:])
+        width = self.d + self.q
+        phi = np.empty((len(x), self.p - 1 + more))
+        phi[:, : self.d], phi[:, self.d : width] = x, y
+        if len(self._left):
+            left, right = phi.take(self._left, axis=1), phi.take(self._right, axis=1)
+            np.multiply(left, right, out=phi[:, width : self.p - 1])
         return phi
 
 

@@ -87,7 +87,8 @@ class Prediction:
 
         x: (n, d); phi: (n, K, p - 1) SIM rows and known: (n, K) which of them exist, or None.
         """
-        result: Floats = self.direct[:, 0] + x @ self.direct[:, 1:].T
+        # A model's predictions lie together, as `Rows` has them.
+        result: Floats = (self.direct[:, 1:] @ x.T + self.direct[:, :1]).T
         if phi is not None and known is not None:
             from_row = phi @ self.theta[1:] + (self.theta[0] + self.effects)
             result = np.where(known, from_row, result)
@@ -137,22 +138,36 @@ class TuningMoments(Additive):
     def update(self, rows: Rows) -> None:
         """Add n rows in place."""
         known = rows.drawn & (rows.low == rows.high)[:, None]
-        weight = np.where(known, (1.0 / rows.chance - 1.0) / rows.chance, 0.0)
-        predicted = np.isfinite(rows.predicted)
-        q = np.where(predicted, rows.predicted - 0.5, 0.0)
-        r = rows.low[:, None] - 0.5
-        bare = np.where(predicted, 0.0, weight)
-        self.bare += bare.sum(axis=0)
-        self.bare_sq += (bare * bare).sum(axis=0)
-        self.bare_r += (bare * r).sum(axis=0)
-        weight = np.where(predicted, weight, 0.0)
-        self.weight += weight.sum(axis=0)
-        self.weight_sq += (weight * weight).sum(axis=0)
-        self.q += (weight * q).sum(axis=0)
-        self.qq += (weight * q * q).sum(axis=0)
-        self.r += (weight * r).sum(axis=0)
-        self.qr += (weight * q * r).sum(axis=0)
-        self.rr += (weight * r * r).sum(axis=0)
+        # Most candidates were not drawn: few of the (n, K + 1) entries count.
+        entry = np.flatnonzero(known.T)
+        candidate, row = np.divmod(entry, max(len(rows), 1))
+        chance = rows.chance.T.ravel()[entry]
+        weight = (1.0 / chance - 1.0) / chance
+        q, r = rows.predicted.T.ravel()[entry] - 0.5, rows.low[row] - 0.5
+        predicted = np.isfinite(q)
+        if not predicted.all():
+            bare = ~predicted
+            some, of, alone = weight[bare], candidate[bare], r[bare]
+            for total, value in (
+                (self.bare, some),
+                (self.bare_sq, some * some),
+                (self.bare_r, some * alone),
+            ):
+                total += np.bincount(of, value, len(total))
+            candidate, weight = candidate[predicted], weight[predicted]
+            q, r = q[predicted], r[predicted]
+        if not len(candidate):
+            return
+        # Entries are in the order of their candidates.
+        starts = np.searchsorted(candidate, np.arange(len(self.weight) + 1))
+        here = np.flatnonzero(starts[1:] > starts[:-1])
+        wq, wr = weight * q, weight * r
+        sums = np.add.reduceat(
+            [weight, weight * weight, wq, wq * q, wr, wq * r, wr * r], starts[here], axis=1
+        )
+        names = (self.weight, self.weight_sq, self.q, self.qq, self.r, self.qr, self.rr)
+        for total, value in zip(names, sums, strict=True):
+            total[here] += value
 
     def tuning(self, known: Floats | None = None) -> Tuning:
         """The fit for the next rule: factor in [-1, 1], offset the rest of the running mean.

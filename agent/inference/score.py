@@ -78,13 +78,15 @@ class Rows:
         """
         count, models = probabilities.shape
         index = np.arange(count)
-        chance = np.empty((count, models + 1))
-        chance[:, :models] = rate[:, None] * probabilities
+        # A candidate's numbers lie together: there are many rows and few candidates, and numpy
+        # takes a column at a time many times faster than a row.
+        chance = np.empty((models + 1, count)).T
+        np.multiply(probabilities.T, rate, out=chance[:, :models].T)
         chance[:, models] = 1.0 - rate + rate * probabilities[index, routed]
-        drawn = np.zeros((count, models + 1), dtype=np.bool_)
+        drawn = np.zeros((models + 1, count), dtype=np.bool_).T
         drawn[index, model] = randomized
         drawn[:, models] = model == routed
-        guess = np.empty((count, models + 1))
+        guess = np.empty((models + 1, count)).T
         guess[:, :models] = predicted
         guess[:, models] = predicted[index, routed]
         low, high = (0.0, 1.0) if missing is None else (missing, missing)
@@ -119,9 +121,18 @@ class Tuning:
 
     def apply(self, predicted: Floats) -> Floats:
         """(n, K + 1) predictions in force."""
-        usual = 0.5 if self.usual is None else self.usual
+        known = np.isfinite(predicted)
+        if not known.all():
+            predicted = np.where(known, predicted, 0.5 if self.usual is None else self.usual)
+        result: Floats = self.factor * predicted
+        result += self.offset
+        return np.clip(result, 0.0, 1.0, out=result)
+
+    def apply_own(self, predicted: Floats, model: Ints) -> Floats:
+        """(n,) the same of one model (n,) a row, of its raw prediction (n,)."""
+        usual = 0.5 if self.usual is None else self.usual[model]
         raw = np.where(np.isfinite(predicted), predicted, usual)
-        result: Floats = np.clip(self.offset + self.factor * raw, 0.0, 1.0)
+        result: Floats = np.clip(self.offset[model] + self.factor[model] * raw, 0.0, 1.0)
         return result
 
 
@@ -131,18 +142,33 @@ def scores_under(
     """(n, A) low and high scores under each of several caps, infinity for none."""
     mu = tuning.apply(rows.predicted)
     full = 1.0 / rows.chance
-    weight = np.where(rows.drawn, full, 0.0)
-    low_end, high_end = weight * rows.low[:, None], weight * rows.high[:, None]
+    weight = full * rows.drawn
+    low_end = weight * rows.low[:, None]
+    high_end = low_end if rows.low is rows.high else weight * rows.high[:, None]
     # psi = mu + W (R - mu) = W R + (1 - W) mu.
     rest = 1.0 - weight
+    full -= 1.0
+    # Where the weight is 1 there is nothing to bound.
+    free = full <= 0.0
+    bounded = not free.any()
+    if not bounded:
+        full[free] = 1.0
     for cap in caps:
-        if np.isinf(cap):
-            low = high = mu
+        if cap == 0.0 and bounded:
+            low, high = low_end, rest + high_end
+        elif np.isinf(cap):
+            low = rest * mu
+            high = low if high_end is low_end else low + high_end
+            low += low_end
         else:
-            # Where the weight is 1 there is nothing to bound.
-            room = np.divide(cap, full - 1.0, out=np.full_like(full, np.inf), where=full > 1.0)
-            low, high = np.minimum(mu, room), np.maximum(mu, 1.0 - room)
-        yield with_policies(rows, low_end + rest * low, high_end + rest * high)
+            room = cap / full
+            if not bounded:
+                room[free] = np.inf
+            low, high = np.minimum(mu, room), np.maximum(mu, np.subtract(1.0, room, out=room))
+            for psi, end in ((low, low_end), (high, high_end)):
+                psi *= rest
+                psi += end
+        yield with_policies(rows, low, high)
 
 
 def with_policies(rows: Rows, low: Floats, high: Floats) -> tuple[Floats, Floats]:
@@ -150,7 +176,11 @@ def with_policies(rows: Rows, low: Floats, high: Floats) -> tuple[Floats, Floats
     if not rows.shares.shape[1]:
         return low, high
     models = rows.shares.shape[2]
-    of_low, of_high = (np.einsum("npk,nk->np", rows.shares, psi[:, :models]) for psi in (low, high))
+    # Row by row, so that a row alone and in a batch has the same bits.
+    of_low, of_high = (
+        np.einsum("npk,nk->np", rows.shares, np.ascontiguousarray(psi[:, :models]))
+        for psi in (low, high)
+    )
     return np.hstack([low, of_low]), np.hstack([high, of_high])
 
 
@@ -202,12 +232,21 @@ class ScoreMoments(Additive):
             return
         self.rows += len(rows)
         for index, (low, high) in enumerate(scores_under(rows, tuning, caps)):
-            self.low[index] += low.sum(axis=0)
-            self.high[index] += high.sum(axis=0)
-            u, v = low - centres.low[index], high - centres.high[index]
-            self.low_squares[index] += (u * u).sum(axis=0)
-            self.high_squares[index] += (v * v).sum(axis=0)
-            self.cross[index] += u.T @ v
+            centre_low, centre_high = centres.low[index], centres.high[index]
+            u = low.T - centre_low[:, None]
+            if high is low and np.array_equal(centre_low, centre_high):
+                v, sums = u, low.sum(axis=0)
+                self.low[index] += sums
+                self.high[index] += sums
+            else:
+                v = high.T - centre_high[:, None]
+                self.low[index] += low.sum(axis=0)
+                self.high[index] += high.sum(axis=0)
+            cross = u @ v.T
+            self.cross[index] += cross
+            for squares, part in ((self.low_squares, u), (self.high_squares, v)):
+                own = np.diagonal(cross) if v is u else np.einsum("an,an->a", part, part)
+                squares[index] += own
 
     def means(self) -> tuple[Floats, Floats]:
         """(C, A) mean low and high scores, NaN where there is no row."""

@@ -93,7 +93,9 @@ class Cells:
     __slots__ = ("_slots", "order", "present", "sizes", "sorted_cell", "starts")
 
     def __init__(self, cell: Ints) -> None:
-        self.order = np.argsort(cell, kind="stable")
+        # Sixteen bits are sorted by counting, several times faster than by comparing.
+        small = len(cell) and int(cell.view(np.uint64).max()) < 1 << 16
+        self.order = np.argsort(cell.astype(np.uint16) if small else cell, kind="stable")
         self.sorted_cell = cell[self.order]
         first = np.empty(len(cell), dtype=bool)
         first[:1] = True

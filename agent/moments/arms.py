@@ -94,11 +94,13 @@ class ArmMoments(Additive):
             self.scatter.reshape(flat),
         )
         self.weight_sq.reshape(flat)[here] += cells.sums(weight * weight)
-        with_row = np.where(simulated, weight, 0.0)
-        self.sim_weight.reshape(flat)[here] += cells.sums(with_row)
-        rows = np.where(simulated[:, None], predicted[order], 0.0)
-        self.sim_sum.reshape(flat, -1)[here] += cells.sums(with_row[:, None] * rows)
-        without = weight - with_row
+        without = weight
+        if simulated.any():
+            with_row = np.where(simulated, weight, 0.0)
+            self.sim_weight.reshape(flat)[here] += cells.sums(with_row)
+            rows = np.where(simulated[:, None], predicted[order], 0.0)
+            self.sim_sum.reshape(flat, -1)[here] += cells.sums(with_row[:, None] * rows)
+            without = weight - with_row
         self.live_weight.reshape(flat)[here] += cells.sums(without)
         self.live_sum.reshape(flat, -1)[here] += cells.sums(without[:, None] * x[order])
 

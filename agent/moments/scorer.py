@@ -3,20 +3,26 @@ phi in SIM rows, which their values are averaged over."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Self
+from functools import wraps
+from typing import Self, TypeVar
 
 import numpy as np
 
 from equipoise.agent.moments.additive import (
     Additive,
     Cells,
+    Scratch,
     add_means,
     add_scatter,
     between,
     merged_mean,
 )
 from equipoise.store.batches import Floats, Ints
+
+_scratch = Scratch()
 
 
 @dataclass(slots=True)
@@ -50,21 +56,26 @@ class ScorerMoments(Additive):
             scatter=np.zeros((groups, features, features)),
         )
 
-    def update(self, group: Ints, model: Ints, weight: Floats, rows: Floats) -> None:
-        """Add n rows in place. group, model: (n,); weight: (n,) > 0; rows: (n, p)."""
-        if len(group) == 0:
-            return
-        models = self.count.shape[1]
-        by_arm = Cells(group * models + model)
-        weight = weight[by_arm.order]
-        rows = rows[by_arm.order]
-        by_group = Cells(by_arm.sorted_cell // models)
-        before = self.weight.sum(axis=1)
-        add_scatter(by_group, weight, rows, before, self.centre, self.scatter)
-        flat = self.count.size
-        self.count.reshape(flat)[by_arm.present] += by_arm.sizes
-        means = self.mean.reshape(flat, -1)
-        add_means(by_arm, weight, rows, self.weight.reshape(flat), means)
+    def update(self, group: Ints, model: Ints, weight: Floats | None, rows: Floats) -> None:
+        """Add n rows in place. group, model: (n,); weight: (n,) > 0, None for 1; rows: (n, p)."""
+        add_rows([(self, weight)], group, model, rows, np.arange(len(group)))
+
+    def _add(
+        self, here: Ints, arms: Floats, by_arm: Floats, origin: Floats, added: Floats
+    ) -> tuple[Floats, Floats]:
+        """Add sums of the groups `here` (c,), all but their scatter. by_arm: (c, K, p) sums less
+        `origin` (c, p). Returns (c,) the weight before, and (c, p) the step to the new mean."""
+        before = self.weight[here].sum(axis=1)
+        step = origin + by_arm.sum(axis=1) / added[:, None] - self.centre[here]
+        self.centre[here] += step * (added / (before + added))[:, None]
+        # Rewards that are all alike keep a mean of just their value.
+        total, means = self.weight[here] + arms, self.mean[here]
+        own = np.divide(1.0, arms, out=np.zeros_like(arms), where=arms > 0)
+        step_own = by_arm * own[..., None] + (origin[:, None] - means)
+        share = np.divide(arms, total, out=np.zeros_like(total), where=arms > 0)
+        self.mean[here] = means + step_own * share[..., None]
+        self.weight[here] = total
+        return before, step
 
     def __add__(self, other: Self) -> Self:
         total = Additive.__add__(self, other)
@@ -76,6 +87,68 @@ class ScorerMoments(Additive):
     def part(self, groups: slice) -> Self:
         """A view of some of the groups; for reading only."""
         return type(self)(*(array[groups] for array in self.arrays().values()))
+
+
+def add_rows(
+    targets: Sequence[tuple[ScorerMoments, Floats | None]],
+    group: Ints,
+    model: Ints,
+    rows: Floats,
+    at: Ints,
+) -> None:
+    """Add rows `at` (n,) of `rows` (m, p) in place to moments of one shape, each with its own
+    weights (n,); None is for 1, and only the last may have others. group, model: (n,)."""
+    if len(group) == 0:
+        return
+    cells, shape = Cells(group), targets[0][0].count.shape
+    here, longest, width = cells.present, int(cells.sizes.max()), rows.shape[1]
+    cell, order = group * shape[1] + model, cells.order
+    count = np.bincount(cell, minlength=math.prod(shape)).reshape(shape)
+    # A rectangle of rows per group, the first of which carries the between-batch term: a single
+    # product of centred rows then gives the whole increment. Rows beyond a group's last one repeat
+    # its first.
+    rank, position = cells.slots()
+    position = position + 1
+    first = at[order[cells.starts]]
+    source = np.repeat(first[:, None], longest + 1, axis=1)
+    source[rank, position] = at[order]
+    padded = _scratch.array("padded", len(here), longest + 1, width)
+    np.take(rows, source, axis=0, out=padded, mode="clip")
+    # The batch mean is taken around its first row: where rewards sit near 1e6, plain sums would
+    # round the mean itself by more than their spread allows.
+    origin = rows[first]
+    padded -= origin[:, None]
+    chosen = _scratch.array("chosen", len(here), longest + 1, shape[1])
+    chosen[...] = 0.0
+    product = _scratch.array("product", len(here), width, width)
+    of = model[order]
+    for moments, weight in targets:
+        moments.count += count
+        arms, ordered = count.astype(np.float64), 1.0
+        if weight is not None:
+            arms, ordered = np.bincount(cell, weight, count.size).reshape(shape), weight[order]
+        arms = arms[here]
+        chosen[rank, position, of] = ordered
+        by_arm = chosen.transpose(0, 2, 1) @ padded
+        added = arms.sum(axis=1)
+        before, step = moments._add(here, arms, by_arm, origin, added)
+        shift = by_arm.sum(axis=1) / added[:, None]
+        padded -= shift[:, None]
+        for rectangle, size in zip(padded, cells.sizes.tolist(), strict=True):
+            rectangle[size + 1 :] = 0.0
+        if weight is not None:
+            root = np.zeros(padded.shape[:2])
+            root[rank, position] = np.sqrt(ordered)
+            padded *= root[..., None]
+        padded[:, 0] = np.sqrt(before * added / (before + added))[:, None] * step
+        np.matmul(padded.transpose(0, 2, 1), padded, out=product)
+        if len(here) == len(moments.centre):
+            moments.scatter += product
+        else:
+            moments.scatter[here] += product
+        # What comes next is taken around this mean.
+        origin = origin + shift
+        padded[:, 0] = 0.0
 
 
 @dataclass(slots=True)
@@ -134,3 +207,27 @@ class SimulationMoments(Additive):
                 self.priced.reshape(flat),
                 self.cost.reshape(flat, 1),
             )
+
+
+T = TypeVar("T")
+
+
+def kept_for_replays(make: Callable[[SimulationMoments], T]) -> Callable[[SimulationMoments], T]:
+    """A function of SIM moments that gives its last answer again for the same ones: replays come
+    seldom, and every estimate of every report asks. Nobody may write to what it returns."""
+    kept: tuple[SimulationMoments, Floats, T] | None = None
+
+    @wraps(make)
+    def known(simulation: SimulationMoments) -> T:
+        nonlocal kept
+        last = kept
+        # Every row adds to its count, so the same object with the same counts holds the same rows.
+        if (
+            last is None
+            or last[0] is not simulation
+            or not np.array_equal(last[1], simulation.count)
+        ):
+            last = kept = simulation, simulation.count.copy(), make(simulation)
+        return last[2]
+
+    return known

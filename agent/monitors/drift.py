@@ -139,7 +139,9 @@ class Drift(Monitor):
             if len(rest):
                 waiting.append((stream, rest))
         # One model may have nearly all rows; a rectangle as long as that would be mostly empty.
-        width = max(_WIDTH, *(len(rest) for _, rest in waiting)) if len(waiting) == 1 else _WIDTH
+        lengths = [len(rest) for _, rest in waiting]
+        most = max(lengths, default=0)
+        width = most if most * len(lengths) <= 2 * sum(lengths) else _WIDTH
         while waiting:
             self._test(waiting, width)
             waiting = [(stream, rest[width:]) for stream, rest in waiting if len(rest) > width]
@@ -248,8 +250,9 @@ def _until_detection(
 ) -> list[Detection | None]:
     """The first detection of each row; the state is the one after it, else after the last value."""
     again = which[state["detected"][which] > 0]
-    for name, array in fresh(1).items():
-        state[name][again] = array[0]
+    if len(again):
+        for name, array in fresh(1).items():
+            state[name][again] = array[0]
     earlier, mean, increase, decrease, lowest, highest = (
         state[name][which, None] for name in FIELDS[:-1]
     )

@@ -25,7 +25,8 @@ from equipoise.agent.inference.prediction import Frozen
 from equipoise.agent.inference.rated import RatedRows, asked, ends_of_rating
 from equipoise.agent.inference.score import Rows
 from equipoise.agent.lifecycle.rules import Rule
-from equipoise.agent.state.open_decisions import OpenDecisions
+from equipoise.agent.state.chunk import distinct
+from equipoise.agent.state.open_decisions import OpenDecisions, span
 from equipoise.agent.state.replay_index import ReplayIndex
 from equipoise.store.batches import Closure, Flags, Floats, Ints
 
@@ -216,20 +217,24 @@ class CertifiedSums:
             head = f"{index}_"
             sums.load({n[len(head) :]: a for n, a in arrays.items() if n.startswith(head)})
 
-    def advance(self, table: OpenDecisions, rules: Rules, simulated: ReplayIndex) -> Floats:
-        """Let every closed row enter, up to the first open one.
+    def advance(
+        self, table: OpenDecisions, rules: Rules, simulated: ReplayIndex, whole: bool = False
+    ) -> Floats:
+        """Let every closed row enter, up to the first open one. whole: only those of rules of which
+        no further row can come.
 
         Returns (n,) what the reference of its model predicts of the reward of each randomized row
         that the watermark passed, on [0, 1]; NaN for other rows, and where there is none yet.
         """
         start = self.watermark - table.base
-        closed = table.closed(start)
-        count = len(closed) if closed.all() else int(np.argmin(closed))
+        count = table.passed(start)
+        rule = table.rule[start : start + count]
+        edges = np.flatnonzero(np.diff(rule)) + 1
+        if whole:
+            count, edges = int(edges[-1]) if len(edges) else 0, edges[:-1]
         predicted = np.full(count, np.nan)
         if not count:
             return predicted
-        rule = table.rule[start : start + count]
-        edges = np.flatnonzero(np.diff(rule)) + 1
         for first, last in zip([0, *edges.tolist()], [*edges.tolist(), count], strict=True):
             frozen = rules.by_ordinal(int(rule[first]))
             if frozen.era < self.era:
@@ -263,17 +268,19 @@ class CertifiedSums:
         Counts the rows that are left out, and those among them that came before a row that enters:
         from then on the sums speak of another traffic than the whole.
         """
-        x = table.x[run]
+        x, closed_by = table.x[run], table.closed_by[run]
         inside = [np.ones(len(x), dtype=bool), *(band.holds(x) for band in self.spec.segments)]
         enters = [np.flatnonzero(band[rows]) for band in inside]
+        if not (closed_by.any() or self.left_out.any()) and table.open_to_all[run].all():
+            return enters
         own = table.leader[run] == np.arange(run.start, run.stop) + table.base
-        closed_by = table.closed_by[run]
         limited = own & ((closed_by == Closure.SEGMENT) | (closed_by == Closure.USER))
         closed = (
             own
             & ~limited
             & (
-                np.isin(closed_by, (Closure.EXCLUDED, Closure.INELIGIBLE))
+                (closed_by == Closure.EXCLUDED)
+                | (closed_by == Closure.INELIGIBLE)
                 | ((closed_by == 0) & ~table.open_to_all[run])
             )
         )
@@ -302,17 +309,15 @@ class CertifiedSums:
     ) -> Floats:
         """(n,) what the references predict of rows `at`, NaN where nothing is referred to."""
         result = np.full(len(at), np.nan)
-        model = table.model[at]
-        reference = np.where(table.randomized[at], self.reference[model], -1)
-        for ordinal in np.unique(reference[reference >= 0]).tolist():
-            picked = np.flatnonzero(reference == ordinal)
-            rule = rules.by_ordinal(ordinal)
-            raw = predictions(rule, table, at[picked], simulated)
-            tuning = rule.frozen[0].tuning
-            of = model[picked]
-            # `apply` takes a column per model and one for today's routing.
-            every = np.column_stack([raw, raw[:, 0]])
-            result[picked] = tuning.apply(every)[np.arange(len(picked)), of]
+        drawn = np.flatnonzero(table.randomized[at])
+        model = table.model[at[drawn]]
+        reference = self.reference[model]
+        for ordinal in distinct(reference):
+            if ordinal >= 0:
+                picked = np.flatnonzero(reference == ordinal)
+                rule, rows, of = rules.by_ordinal(ordinal), drawn[picked], model[picked]
+                raw = predictions(rule, table, at[rows], simulated)[np.arange(len(of)), of]
+                result[rows] = rule.frozen[0].tuning.apply_own(raw, of)
         return result
 
     def _enter(
@@ -327,23 +332,24 @@ class CertifiedSums:
         spec = self.spec
         if rule.prior is not None and not self.begun:
             self.prior[:] = rule.prior.array()
-        x, model, randomized = table.x[at], table.model[at], table.randomized[at]
+        where = span(at)
+        x, model, randomized = table.x[where], table.model[where], table.randomized[where]
         missing = None if rule.widened else spec.missing_under(rule)
         raters: list[Floats] = []
         if spec.of_raters:
             ends = table.unit_rated_ends if spec.sticky else table.rated_ends
-            *raters, known = ends(at, spec.scaled)
+            *raters, known = ends(at if spec.sticky else where, spec.scaled)
             low, high = ends_of_rating(*raters)
         elif spec.sticky:
             low, high, known = table.unit_rewards(at, spec.scaled, missing)
         else:
-            low, high, known = table.reward_ends(at, spec.scaled, missing)
+            low, high, known = table.reward_ends(where, spec.scaled, missing)
         rows = Rows.of(
-            table.rate[at],
-            table.probabilities[at],
+            table.rate[where],
+            table.probabilities[where],
             randomized,
             model,
-            table.routed[at],
+            table.routed[where],
             predictions(rule, table, at, simulated),
             low,
             np.ones(len(at), dtype=bool),
@@ -352,11 +358,14 @@ class CertifiedSums:
         rows = _of_units(rows, randomized) if spec.sticky else rows
         # A model that this era does not compare is never drawn: its column says nothing. One that
         # it compares has a chance: certifiable rows are open to it, and rules have a floor.
-        rows = replace(rows, high=high, chance=np.where(rows.chance > 0.0, rows.chance, 1.0))
+        never = rows.chance <= 0.0
+        if never.any():
+            rows.chance[never] = 1.0
+        rows = replace(rows, low=low, high=high)
         counted = randomized
         if rule.ask is not None:
             # Who was not asked is as if not drawn: a rating of their own accord does not count.
-            heard = asked(table.uniform[at], rule.ask)
+            heard = asked(table.uniform[where], rule.ask)
             counted = randomized & heard
             rows = replace(rows, chance=rows.chance * rule.ask, drawn=rows.drawn & heard[:, None])
         for index, picked in enumerate(parts):
@@ -372,6 +381,50 @@ class CertifiedSums:
             )
 
 
+class Ahead:
+    """Certified sums with every closed row, on copies, for who looks before a chunk is complete.
+
+    Rows of one rule enter together. Those of rules that had ended before an earlier look entered a
+    copy then: the next one goes on from there, where nothing came to such a row since.
+    """
+
+    def __init__(self) -> None:
+        self._key: tuple[int, int, bytes] | None = None
+        self._kept: tuple[CertifiedSums, Floats] | None = None
+
+    def of(
+        self,
+        sums: CertifiedSums,
+        table: OpenDecisions,
+        rules: Rules,
+        simulated: ReplayIndex,
+        renewals: int,
+    ) -> tuple[CertifiedSums, Floats]:
+        """A copy of the sums with every closed row, and what `advance` says of these.
+
+        renewals: how many models became another version.
+        """
+        start, kept = sums.watermark, self._kept
+        if kept is None or self._key != self._of(table, start, kept[0].watermark, renewals):
+            kept = sums, np.zeros(0)
+        ahead, predicted = kept[0].copy(), kept[1]
+        if table.ttl is None:
+            more = ahead.advance(table, rules, simulated, whole=True)
+            if len(more):
+                predicted = np.concatenate([predicted, more])
+                self._kept = ahead.copy(), predicted
+                self._key = self._of(table, start, ahead.watermark, renewals)
+        more = ahead.advance(table, rules, simulated)
+        return ahead, np.concatenate([predicted, more])
+
+    @staticmethod
+    def _of(table: OpenDecisions, start: int, stop: int, renewals: int) -> tuple[int, int, bytes]:
+        """What sums of decisions start … stop - 1 rest on that is not known when those are made."""
+        rows = slice(start - table.base, stop - table.base)
+        columns = table.reward, table.has_reward, table.delivered, table.served
+        return start, renewals, b"".join(column[rows].tobytes() for column in columns)
+
+
 def predictions(rule: Rule, table: OpenDecisions, at: Ints, simulated: ReplayIndex) -> Floats:
     """(n, K) raw predictions of the rule's scorer, NaN where there is none.
 
@@ -381,9 +434,10 @@ def predictions(rule: Rule, table: OpenDecisions, at: Ints, simulated: ReplayInd
     prediction = rule.prediction
     if prediction is None:
         return np.full((len(at), table.probabilities.shape[1]), np.nan)
-    context = table.context[at]
+    where = span(at)
+    context = table.context[where]
     if not len(simulated) or (context < 0).all():
-        return prediction.raw(table.x[at], None, None)
+        return prediction.raw(table.x[where], None, None)
     phi, known = simulated.lookup_all(context, at + table.base, rule.known_before)
     return prediction.raw(table.x[at], phi, known)
 

@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from equipoise.agent.inference.rated import asked
 from equipoise.agent.moments.additive import context_groups, unit_groups
+from equipoise.agent.moments.scorer import add_rows
 from equipoise.agent.moments.state import Dimensions, Moments, Versions
-from equipoise.agent.state.open_decisions import OpenDecisions
+from equipoise.agent.state.open_decisions import OpenDecisions, span
 from equipoise.agent.state.replay_index import ReplayIndex
-from equipoise.store.batches import LEFT_OUT, DecisionBatch, Flags, Floats, Ints
+from equipoise.store.batches import DecisionBatch, Flags, Floats, Ints, left_out
 
 
 def joined(parts: Sequence[tuple[NDArray[Any], ...]]) -> list[tuple[NDArray[Any], ...]]:
@@ -35,6 +36,21 @@ def occurrence(number: Ints) -> Ints:
     length = np.diff(start, append=len(ordered))
     result = np.empty(len(number), dtype=np.int64)
     result[order] = np.arange(len(ordered)) - np.repeat(start, length)
+    return result
+
+
+def some(values: Ints, rows: Flags) -> Ints:
+    """Those of `values` (n,) that a filter (n,) lets through; themselves where it is all."""
+    return values if rows.all() else values[rows]
+
+
+def distinct(values: Ints) -> list[int]:
+    """The different values, ascending. Rules and eras: nearly always one."""
+    if not len(values):
+        return []
+    if (values == values[0]).all():
+        return [int(values[0])]
+    result: list[int] = np.unique(values).tolist()
     return result
 
 
@@ -131,17 +147,20 @@ class ChunkSums:
         for rows, coded, unit in joined(self._light.observed):
             group = unit_groups(unit, groups)
             column = versions.columns(coded // models, coded % models, known)
-            moments.scorers.update(group, column, np.ones(len(rows)), rows)
+            moments.obs.update(group, column, None, rows)
             now = np.flatnonzero(coded // models >= known)
             reward = rows[now, -1]
             moments.routing.update(group[now], np.ones(len(now)), reward)
-        table = self._light.pending
-        for (numbers,) in joined([(numbers,) for numbers in self._light.rewarded]):
-            at = table.rows(numbers)
-            self._rewards(moments, at[~self._light.in_order(at)])
-        for (numbers,) in joined([(numbers,) for numbers in self._light.completed]):
-            at = table.rows(numbers)
-            self._scorers(moments, at[~self._light.in_order(at) | (numbers < start)])
+        rewarded = joined([(numbers,) for numbers in self._light.rewarded])
+        completed = joined([(numbers,) for numbers in self._light.completed])
+        # The rows of the table come into the cache in their order here.
+        for (numbers,) in completed:
+            at = self._light.pending.rows(numbers)
+            now = ~self._light.in_order(at) | (numbers < start)
+            self._scorers(moments, some(at, now))
+        for (numbers,) in rewarded:
+            at = self._light.pending.rows(numbers)
+            self._rewards(moments, some(at, ~self._light.in_order(at)))
 
     def passed(self, moments: Moments, start: int, stop: int) -> None:
         """Add decisions start … stop - 1, which the watermark passed, where a reward that never
@@ -163,10 +182,11 @@ class ChunkSums:
     def _rewards(self, moments: Moments, at: Ints) -> None:
         """Add what needs no outputs: rows `at` (n,) that got their reward."""
         table, groups = self._light.pending, self._light.dimensions.groups
-        at = at[self._heard(at)]
-        at = at[~self._left_out(at)]
-        model, group = table.model[at], unit_groups(table.unit[at], groups)
-        picked = np.flatnonzero(table.randomized[at] & table.as_drawn(at) & ~self._watched(at))
+        at = some(at, self._heard(at) & ~self._left_out(at))
+        where = span(at)
+        model, group = table.model[where], unit_groups(table.unit[where], groups)
+        drawn = table.randomized[where] & table.as_drawn(where)
+        picked = np.flatnonzero(drawn & ~self._of_rules(where, self._light.watches))
         if len(picked):
             rows = at[picked]
             if len(self._light.simulated):
@@ -179,68 +199,68 @@ class ChunkSums:
             weight = 1.0 / (table.rate[rows] * table.propensity[rows])
             column, _ = self.columns(moments, rows, model[picked])
             models = self._light.dimensions.models
-            for arms, first, some in (
-                (moments.arms, 0, column < models),
-                (moments.former, models, column >= models),
-            ):
-                arms.update(
-                    group[picked][some],
-                    column[some] - first,
-                    weight[some],
-                    table.reward[rows][some],
-                    simulated[some],
-                    predicted[some],
-                    table.x[rows][some],
-                )
+            of = group[picked], column, weight, table.reward[rows], simulated, predicted
+            columns: list[NDArray[Any]] = [*of, table.x[rows]]
+            now = column < models
+            if now.all():
+                moments.arms.update(*columns)
+            else:
+                moments.arms.update(*(each[now] for each in columns))
+                columns[1] = column - models
+                moments.former.update(*(each[~now] for each in columns))
         now = self.columns(moments, at, model)[1]
-        known = self._of_rules(at, self._light.routes)
-        as_routed = np.flatnonzero(now & known & table.delivered[at] & (model == table.routed[at]))
+        known = self._of_rules(where, self._light.routes)
+        routed = now & known & table.delivered[where] & (model == table.routed[where])
+        as_routed = np.flatnonzero(routed)
         rows = at[as_routed]
         share = 1.0 - table.rate[rows] + table.rate[rows] * table.routed_share[rows]
         moments.routing.update(group[as_routed], 1.0 / share, table.reward[rows])
 
     def _left_out(self, at: Ints) -> Flags:
         """(n,) rows that were drawn and are left out, as usage log alone."""
-        return np.isin(self._light.pending.closed_by[at], LEFT_OUT)
+        return left_out(self._light.pending.closed_by[span(at)])
 
-    def _watched(self, at: Ints) -> Flags:
-        """(n,) rows of rules whose draws are for the checks alone."""
-        return self._of_rules(at, self._light.watches)
-
-    def _of_rules(self, at: Ints, holds: Callable[[int], bool]) -> Flags:
+    def _of_rules(self, at: Ints | slice, holds: Callable[[int], bool]) -> Flags:
         """(n,) rows of rules (by ordinal) of which something holds."""
-        rules, place = np.unique(self._light.pending.rule[at], return_inverse=True)
-        return np.array([holds(int(rule)) for rule in rules], dtype=bool)[place]
+        rule = self._light.pending.rule[at]
+        ordinals = distinct(rule)
+        result = np.zeros(len(rule), dtype=bool)
+        for ordinal in ordinals:
+            if holds(ordinal):
+                result |= True if len(ordinals) == 1 else rule == ordinal
+        return result
 
     def _heard(self, at: Ints) -> Flags:
         """(n,) rows whose rating counts: not those of users who were not asked, where a rule draws
         whom to ask."""
-        table = self._light.pending
-        rules, place = np.unique(table.rule[at], return_inverse=True)
-        shares = [self._light.asks(int(rule)) for rule in rules]
-        if all(share is None for share in shares):
-            return np.ones(len(at), dtype=bool)
-        share = np.array([1.0 if each is None else each for each in shares])[place]
-        return asked(table.uniform[at], share)
+        table, where = self._light.pending, span(at)
+        rule = table.rule[where]
+        result = np.ones(len(rule), dtype=bool)
+        for ordinal in distinct(rule):
+            share = self._light.asks(ordinal)
+            if share is not None:
+                result &= (rule != ordinal) | asked(table.uniform[where], share)
+        return result
 
     def _scorers(self, moments: Moments, at: Ints) -> None:
         """Add what scorers are fitted to: rows `at` (n,) that have outputs and reward."""
         table, groups = self._light.pending, self._light.dimensions.groups
-        at = at[self._heard(at)]
-        at = at[~(table.randomized[at] & self._watched(at))]
-        experiment = table.randomized[at] & table.as_drawn(at) & ~self._left_out(at)
-        group = unit_groups(table.unit[at], groups)
-        rows = self._light.rows_of(table.x[at], table.y[at], table.reward[at])
+        watched = self._of_rules(span(at), self._light.watches)
+        at = some(at, self._heard(at) & ~(table.randomized[span(at)] & watched))
+        where = span(at)
+        drawn = table.randomized[where] & table.as_drawn(where)
+        experiment = drawn & ~left_out(table.closed_by[where])
+        group = unit_groups(table.unit[where], groups)
+        rows = self._light.rows_of(table.x[where], table.y[where], table.reward[where])
         picked, observed = np.flatnonzero(experiment), np.flatnonzero(~experiment)
-        source = np.concatenate([observed, picked, picked])
-        offset = np.repeat([0, groups, 2 * groups], [len(observed), len(picked), len(picked)])
-        weight = np.ones(len(source))
-        drawn = at[picked]
-        weight[len(observed) + len(picked) :] = 1.0 / (table.rate[drawn] * table.propensity[drawn])
         # OBS rows count for the model that really answered, EXP rows for the assigned one.
-        arm = np.where(experiment, table.model[at], table.served[at])
+        arm = np.where(experiment, table.model[where], table.served[where])
         arm, _ = self.columns(moments, at, arm)
-        moments.scorers.update(group[source] + offset, arm[source], weight, rows[source])
+        add_rows([(moments.obs, None)], group[observed], arm[observed], rows, observed)
+        if len(picked):
+            weight = 1.0 / (table.rate[at[picked]] * table.propensity[at[picked]])
+            targets = [(moments.exp, None), (moments.exp_weighted, weight)]
+            add_rows(targets, group[picked], arm[picked], rows, picked)
 
 
 def named(parts: Mapping[str, Mapping[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:

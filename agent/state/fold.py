@@ -1,6 +1,6 @@
 """State as a fold over the log.
 
-Log rows carry one total seq and are folded in chunks of 1,024 seqs: the grouping of every
+Log rows carry one total seq and are folded in chunks of 8,192 seqs: the grouping of every
 floating-point sum is a function of the log alone, so state rebuilt from the store, from the start
 or from a checkpoint, equals the live state bit for bit. Copies of inputs (pending decisions, the
 index of SIM rows) are made when a row arrives; sums are taken when its chunk is complete.
@@ -9,29 +9,33 @@ index of SIM rows) are made when a row arrives; sums are taken when its chunk is
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from equipoise.agent.budget.ledger import Ledger
 from equipoise.agent.moments.codec import StateFormatError, decode, decode_like, encode, encode_to
+from equipoise.agent.moments.scorer import SimulationMoments
 from equipoise.agent.moments.state import Dimensions, Moments, Renewal, Versions
 from equipoise.agent.monitors.monitor_set import MonitorSet
-from equipoise.agent.state.certified_sums import CertifiedSums, Rules, Spec
+from equipoise.agent.state.certified_sums import Ahead, CertifiedSums, Rules, Spec
 from equipoise.agent.state.chunk import (
     ChunkSums,
+    distinct,
+    joined,
     named,
     occurrence,
     open_arrays,
     parts,
+    some,
     widened,
 )
 from equipoise.agent.state.monitor_feed import Features, MonitorFeed
-from equipoise.agent.state.open_decisions import OpenDecisions
+from equipoise.agent.state.open_decisions import OpenDecisions, span
 from equipoise.agent.state.replay_index import ReplayIndex
 from equipoise.agent.state.sticky_units import StickyUnits
 from equipoise.store.batches import (
@@ -49,7 +53,8 @@ from equipoise.store.batches import (
     slice_rows,
 )
 
-CHUNK = 1024
+CHUNK = 8192
+T = TypeVar("T")
 
 
 class FrozenRules(Rules, Protocol):
@@ -61,11 +66,22 @@ class FrozenRules(Rules, Protocol):
 @dataclass(frozen=True, slots=True)
 class View:
     """Sums up to the newest log row. `certified` belongs to the era of the newest row in it.
-    answers: what was read from it before, by what was asked."""
+    start, predicted: what the watermark passed since the last chunk, as of `MonitorFeed.take`.
+    answers, estimates: what was read from it before, by what was asked."""
 
     moments: Moments
     certified: CertifiedSums
-    answers: dict[tuple[object, ...], Any] = field(default_factory=dict)
+    start: int
+    predicted: Floats
+    answers: dict[Hashable, Any] = field(default_factory=dict)
+    estimates: dict[Any, Any] = field(default_factory=dict)
+
+    def once(self, asked: Hashable, make: Callable[[], T]) -> T:
+        """The answer to what is asked, made when it is asked for the first time."""
+        if asked not in self.answers:
+            self.answers[asked] = make()
+        answer: T = self.answers[asked]
+        return answer
 
     @property
     def watermark(self) -> int:
@@ -137,8 +153,7 @@ class LightFold:
         if self.took_one(seq, batch):
             return
         for _ in self.chunks(seq, batch):
-            closed = self.pending.closed(self.watermark - self.pending.base)
-            count = len(closed) if closed.all() else int(np.argmin(closed))
+            count = self.pending.passed(self.watermark - self.pending.base)
             self.end_chunk(self.watermark + count)
 
     def took_one(self, seq: int, batch: Batch) -> bool:
@@ -207,13 +222,13 @@ class LightFold:
         """Let go of what waited for the sums of a chunk. watermark: where it stands now."""
         self.watermark = watermark
         table = self.pending
-        for numbers in self.completed:
-            table.folded[table.rows(numbers)] = True
-        for numbers in (*self.completed, *self.rewarded):
-            table.waits[table.rows(numbers)] = False
-        for numbers in self.rewarded:
-            at = table.rows(numbers)
-            table.summed[at[~self.in_order(at)]] = True
+        for (numbers,) in joined([(numbers,) for numbers in self.completed]):
+            at = span(table.rows(numbers))
+            table.folded[at], table.waits[at] = True, False
+        for (numbers,) in joined([(numbers,) for numbers in self.rewarded]):
+            rows = table.rows(numbers)
+            table.waits[span(rows)] = False
+            table.summed[span(some(rows, ~self.in_order(rows)))] = True
         self.rewarded, self.completed, self.observed, self.replayed = [], [], [], []
         table.release()
 
@@ -285,9 +300,9 @@ class LightFold:
 
     def in_order(self, at: Ints) -> Flags:
         """(n,) rows whose rule gives a reward that never comes a value: they count in order."""
-        rules = self.pending.rule[at]
+        rules = self.pending.rule[span(at)]
         result = np.zeros(len(at), dtype=bool)
-        for ordinal in np.unique(rules).tolist():
+        for ordinal in distinct(rules):
             if self._declared.get(ordinal) is None:
                 rule = self._rules.by_ordinal(ordinal)
                 self._declared[ordinal] = self._spec.missing_reward(rule) is not None
@@ -310,9 +325,7 @@ class LightFold:
         return self._rules.by_ordinal(rule).ask
 
     def rows_of(self, x: Floats, y: Floats, reward: Floats) -> Floats:
-        phi = self._features.phi(x, y)
-        rows = np.empty((len(phi), self.dimensions.features))
-        rows[:, :-1] = phi
+        rows = self._features.phi(x, y, 1)
         rows[:, -1] = reward
         return rows
 
@@ -382,7 +395,7 @@ class LightFold:
             table.clock = max(table.clock, now)
         lost = np.flatnonzero(~table.has_reward[rows])
         rules = table.rule[rows[lost]]
-        for ordinal in np.unique(rules).tolist():
+        for ordinal in distinct(rules):
             value = self._spec.missing_reward(self._rules.by_ordinal(ordinal))
             if value is None:
                 continue
@@ -391,15 +404,19 @@ class LightFold:
 
     def _wait(self, gathered: list[Ints], number: Ints) -> None:
         """Gather decisions for the sums of this chunk; they stay in the table until then."""
-        self.pending.waits[self.pending.rows(number)] = True
-        gathered.append(number)
+        if len(number):
+            self.pending.waits[span(self.pending.rows(number))] = True
+            gathered.append(number)
 
     def _take_outcomes(self, batch: OutcomeBatch) -> None:
         number = batch.number
-        if len(number) < 2 or (np.diff(number) > 0).all():
+        if len(number) == 1 and batch.metrics is None:
+            self._take_part(batch)
+            return
+        if (number[1:] > number[:-1]).all():
             rewarded, complete = self._take_parts(batch)
-            self._wait(self.rewarded, number[rewarded])
-            self._wait(self.completed, number[complete])
+            self._wait(self.rewarded, some(number, rewarded))
+            self._wait(self.completed, some(number, complete))
             return
         # Parts of one decision may meet in one batch: how the log is cut says nothing. Each goes
         # in after the part before it, and the decision completes where its last part stands.
@@ -410,6 +427,29 @@ class LightFold:
             rewarded[rows], complete[rows] = self._take_parts(select(batch, part == index))
         self._wait(self.rewarded, number[rewarded])
         self._wait(self.completed, number[complete])
+
+    def _take_part(self, batch: OutcomeBatch) -> None:
+        """The same of one part without metrics, as most come to a daemon: arrays of one would cost
+        three times as much."""
+        table, number = self.pending, batch.number.item()
+        row = number - table.base
+        complete = row >= 0 and bool(table.has_reward[row] and table.has_outputs[row])
+        if row < 0 or table.expired[row] or (complete and number < self.watermark):
+            self.late += 1
+            return
+        reward = batch.reward.item()
+        if reward == reward:
+            if not table.has_reward[row]:
+                table.waits[row] = True
+                self.rewarded.append(batch.number)
+            table.reward[row], table.reward_at[row] = reward, batch.at[0]
+            table.has_reward[row] = True
+        if self._outputs and not np.isnan(batch.outputs[0, 0]):
+            table.y[row], table.has_outputs[row] = batch.outputs[0], True
+        table.take_attempts(batch)
+        if not complete and table.has_reward[row] and table.has_outputs[row]:
+            table.waits[row] = True
+            self.completed.append(batch.number)
 
     def _take_parts(self, batch: OutcomeBatch) -> tuple[Flags, Flags]:
         """Keep the parts of distinct decisions; (n,) which decisions they give their reward, and
@@ -423,17 +463,26 @@ class LightFold:
             in_time = np.flatnonzero(~late)
             rewarded[in_time], completed[in_time] = self._take_parts(select(batch, ~late))
             return rewarded, completed
-        rows = table.rows(batch.number)
-        had_reward = table.has_reward[rows]
+        # Outcomes in the order of their decisions lie in one piece of the table.
+        rows = span(table.rows(batch.number))
+        had_reward = table.has_reward[rows].copy()
         before = had_reward & table.has_outputs[rows]
         with_reward = ~np.isnan(batch.reward)
-        table.reward[rows[with_reward]] = batch.reward[with_reward]
-        table.reward_at[rows[with_reward]] = batch.at[with_reward]
-        table.has_reward[rows[with_reward]] = True
+        if with_reward.all():
+            table.reward[rows], table.reward_at[rows] = batch.reward, batch.at
+            table.has_reward[rows] = True
+        else:
+            at = table.rows(batch.number)[with_reward]
+            table.reward[at] = batch.reward[with_reward]
+            table.reward_at[at] = batch.at[with_reward]
+            table.has_reward[at] = True
         if self._outputs:
             with_outputs = ~np.isnan(batch.outputs[:, 0])
-            table.y[rows[with_outputs]] = batch.outputs[with_outputs]
-            table.has_outputs[rows[with_outputs]] = True
+            if with_outputs.all():
+                table.y[rows], table.has_outputs[rows] = batch.outputs, True
+            else:
+                at = table.rows(batch.number)[with_outputs]
+                table.y[at], table.has_outputs[at] = batch.outputs[with_outputs], True
         if batch.metrics is not None:
             table.metrics[rows] = np.where(
                 np.isnan(batch.metrics), table.metrics[rows], batch.metrics
@@ -462,6 +511,8 @@ class Fold:
         self._rules = rules
         self._sums = ChunkSums(light)
         self._contradicts = -1, -1, ""
+        self._replays: tuple[int, SimulationMoments] | None = None
+        self._ahead = Ahead()
         self.moments = Moments.empty(dimensions)
         self.certified = CertifiedSums(spec)
         self.watch = MonitorFeed(panel, features, spec, dimensions.models, dimensions.features)
@@ -488,20 +539,40 @@ class Fold:
 
     def view(self) -> View:
         """Everything that was logged so far, the unfinished chunk included, on copies."""
-        moments, certified = self.moments.copy(), self.certified.copy()
+        moments, start = self._copied(), self.certified.watermark
         moments = self._renewed(moments, None, self.light.next_seq + 1)
-        self._sums.rows(moments, certified.watermark)
-        start = certified.watermark
-        self._advance(certified)
+        self._sums.rows(moments, start)
+        light = self.light
+        inputs = light.pending, self._rules, light.simulated, len(light.versions.renewals)
+        certified, predicted = self._ahead.of(self.certified, *inputs)
         self._sums.passed(moments, start, certified.watermark)
-        return View(moments, certified)
+        return View(moments, certified, start, predicted)
 
-    def watched(self) -> MonitorSet:
-        """The checks up to the newest log row, the unfinished chunk included, on copies."""
-        watch, certified = self.watch.copy(), self.certified.copy()
+    def _copied(self) -> Moments:
+        """A copy of the moments. The sums of replays, which are most of it, are those of the copy
+        before where no replay came since."""
+        own, kept = self.moments, self._replays
+        grows = any(len(context) for context, *_ in self.light.replayed)
+        same = kept is not None and kept[0] == own.dimensions.former
+        if (
+            grows
+            or kept is None
+            or not (same and np.array_equal(kept[1].count, own.simulation.count))
+        ):
+            kept = own.dimensions.former, own.simulation.copy()
+        self._replays = None if grows else kept
+        parts: dict[str, Any] = {
+            name: part.copy() for name, part in own.parts().items() if name != "simulation"
+        }
+        return replace(own, simulation=kept[1], **parts)
+
+    def watched(self, view: View | None = None) -> MonitorSet:
+        """The checks up to the newest log row, the unfinished chunk included, on copies. view: of
+        the same rows, made where None."""
+        view = self.view() if view is None else view
+        watch = self.watch.copy()
         self._compare(watch, self._renewed(self.moments, watch, self.light.next_seq + 1))
-        start = certified.watermark
-        self._feed(watch, start, certified, self._advance(certified))
+        self._feed(watch, view.start, view.certified, view.predicted)
         return watch.monitors
 
     def contradiction(self, era: int) -> str:
@@ -528,6 +599,7 @@ class Fold:
         """Become the state of `to_bytes`; StateFormatError, and no change, on any other bytes."""
         arrays, fields = decode_like(state, *self._state())
         part = parts(arrays)
+        self._replays, self._ahead = None, Ahead()
         if not self.certified.holds(part["certified"]):
             raise StateFormatError("the certified sums are of another configuration")
         self.moments = Moments.from_bytes(arrays["moments"].tobytes())

@@ -15,7 +15,7 @@ from equipoise.agent.state.certified_sums import Rules, Spec
 from equipoise.agent.state.open_decisions import OpenDecisions
 from equipoise.agent.state.replay_index import NO_CONTEXT, Pairs, ReplayIndex
 from equipoise.policies.draw import draw
-from equipoise.store.batches import LEFT_OUT, Closure, Flags, Floats, Ints
+from equipoise.store.batches import Closure, Flags, Floats, Ints, left_out
 
 FEWEST_ROWS = 100.0
 """Rewards from which scales of features and a scorer are taken; before, no pairs are compared."""
@@ -27,8 +27,8 @@ class Features(Protocol):
 
     d: int
 
-    def phi(self, x: Floats, y: Floats, /) -> Floats:
-        """(n, d), (n, q) -> (n, p - 1): phi without its intercept."""
+    def phi(self, x: Floats, y: Floats, more: int = 0, /) -> Floats:
+        """(n, d), (n, q) -> (n, p - 1 + more): phi without its intercept, and columns to fill."""
         ...
 
 
@@ -111,7 +111,7 @@ class MonitorFeed:
                     table.randomized[drawn],
                     table.closed_by[drawn],
                     table.open_to_all[drawn],
-                    ~np.isin(table.closed_by[drawn], LEFT_OUT),
+                    ~left_out(table.closed_by[drawn]),
                 ),
             )
         self._decided = table.next
@@ -122,7 +122,7 @@ class MonitorFeed:
             # What is left of a sample may depend on the reward, and so on the model.
             whole = elsewhere is None or not elsewhere.kept
             # What comes of these may hang on who sent a request again, and why.
-            counted = ~np.isin(table.closed_by[rows], LEFT_OUT)
+            counted = ~left_out(table.closed_by[rows])
             self.monitors.take_closed(
                 era,
                 ClosedRows(

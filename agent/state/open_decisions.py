@@ -27,13 +27,13 @@ from equipoise.agent.lifecycle.drawn import LEAST_OPEN, Drawn
 from equipoise.agent.monitors.progress import Behind
 from equipoise.agent.state.attempts import Attempts, effective_attempt, reported_attempt
 from equipoise.store.batches import (
-    LEFT_OUT,
     Closure,
     DecisionBatch,
     Flags,
     Floats,
     Ints,
     OutcomeBatch,
+    left_out,
 )
 
 _STRIDE = 1 << 36
@@ -75,6 +75,8 @@ class OpenFile:
 
 BLOCK = 1 << 14
 """Rows that are moved at once."""
+LEFT = 1 << 15
+"""Rows that have left of which the model is remembered, 256 kB."""
 NEWEST = 4096
 """Rows that stay in memory where the table lies in a file: their outcomes are yet to come."""
 
@@ -83,6 +85,16 @@ VOID = -1.0
 
 
 _SLICE = int(Closure.SLICE)
+
+
+def span(rows: Ints) -> Ints | slice:
+    """Rows (n,) as a slice where they follow each other: their columns are then views."""
+    first, count = int(rows[0]) if len(rows) else 0, len(rows)
+    if count and int(rows[-1]) - first == count - 1 and (rows[1:] > rows[:-1]).all():
+        return slice(first, first + count)
+    return rows
+
+
 _DTYPES = {"Floats": np.float64, "Ints": np.int64, "Flags": np.bool_}
 
 
@@ -156,6 +168,8 @@ class OpenDecisions:
         self.ttl = ttl
         self.clock = 0.0
         self.attempts = Attempts()
+        self._left = np.zeros(0, dtype=np.int64)
+        """Models that the newest rows which left were assigned: repeats ask for them."""
         self._most_bytes, self._folder = most_bytes, folder
         self._file: OpenFile | None = None
         self._blank = 0
@@ -213,7 +227,7 @@ class OpenDecisions:
             closed_by = np.where(batch.capped, int(Closure.SEGMENT), 0)
         self.closed_by[rows] = closed_by
         if closed_by.max(initial=0) > _SLICE:
-            self.certifiable[rows] &= ~np.isin(closed_by, LEFT_OUT)
+            self.certifiable[rows] &= ~left_out(closed_by)
             # Nobody is told to rate what was decided before: it waits for nothing.
             self.expired[rows] = closed_by == Closure.REPEATED
         if batch.eligible is not None:
@@ -318,6 +332,17 @@ class OpenDecisions:
         self.size += count
         self._blank = max(self._blank, self.size)
 
+    def assigned(self, numbers: Ints) -> tuple[Ints, Flags]:
+        """(n,) the models that decisions assigned, and whether that is known here."""
+        at = numbers - self.base
+        held = (at >= 0) & (at < self.size)
+        if held.all():
+            return self.model[at], held
+        left = (at < 0) & (at >= -len(self._left))
+        models = np.zeros(len(at), dtype=np.int64)
+        models[held], models[left] = self.model[at[held]], self._left[at[left]]
+        return models, held | left
+
     def is_void(self, rows: slice | Ints) -> Flags:
         """Which rows stand for numbers that no decision has."""
         void: Flags = self.uniform[rows] == VOID
@@ -336,9 +361,18 @@ class OpenDecisions:
         """Merge what parts of distinct decisions say of who answered at which attempt."""
         if not batch.attempt.any():
             return
+        if len(batch) == 1 and not len(self.attempts):
+            row = batch.number.item() - self.base
+            usual = batch.delivered.item() and batch.served.item() == self.model[row]
+            if batch.attempt.item() == 1 and usual:
+                self.confirmed[row] = True
+                return
         rows = self.rows(batch.number)
-        plain = (batch.attempt == 1) & batch.delivered & (batch.served == self.model[rows])
-        self.confirmed[rows] |= plain
+        where = span(rows)
+        plain = (batch.attempt == 1) & batch.delivered & (batch.served == self.model[where])
+        self.confirmed[where] |= plain
+        if not len(self.attempts) and plain.all():
+            return
         more = ~plain & (batch.attempt != 0)
         again = more if not len(self.attempts) else more | self.attempts.among(batch.number)
         for index in np.flatnonzero(again).tolist():
@@ -379,6 +413,19 @@ class OpenDecisions:
         closed: Flags = done & ~waiting & (self.until[start : self.size] < self.clock)
         return closed
 
+    def passed(self, start: int) -> int:
+        """How many rows from `start` on, the watermark, are closed before the first open one."""
+        if self.ttl is not None:
+            return _leading(self.closed(start))
+        stop = start
+        while stop < self.size:
+            # A piece at a time: behind the first open row there may be very many.
+            piece = self._done(slice(stop, min(stop + BLOCK, self.size)))
+            stop += _leading(piece)
+            if not piece.all():
+                break
+        return stop - start
+
     def _done(self, rows: slice) -> Flags:
         """(n,) rows that nobody has to wait for: what came late enters no sum in order."""
         late = self.closed_by[rows] == Closure.LATE
@@ -386,7 +433,7 @@ class OpenDecisions:
         return result
 
     def reward_ends(
-        self, at: Ints, scaled: Callable[[Floats], Floats], missing: float | None
+        self, at: Ints | slice, scaled: Callable[[Floats], Floats], missing: float | None
     ) -> tuple[Floats, Floats, Flags]:
         """Rewards of rows `at` (n,) on the [0, 1] scale, for lower and for upper ends (n,), and
         whether each came.
@@ -399,6 +446,8 @@ class OpenDecisions:
         delivered = self.as_drawn(at)
         known: Flags = self.has_reward[at] & delivered
         reward = scaled(self.reward[at])
+        if known.all():
+            return reward, reward, known
         low, high = (
             np.where(
                 known, reward, np.where(delivered & (missing is not None), missing or 0.0, end)
@@ -408,7 +457,7 @@ class OpenDecisions:
         return low, high, known
 
     def rated_ends(
-        self, at: Ints, scaled: Callable[[Floats], Floats]
+        self, at: Ints | slice, scaled: Callable[[Floats], Floats]
     ) -> tuple[Floats, Floats, Flags]:
         """A and B of the rewards A + theta B of rows `at` (n,), a missing one counting as theta,
         for lower and for upper ends (n, 2), and whether each came.
@@ -435,8 +484,8 @@ class OpenDecisions:
             # Its own reward is there: one of its unit waits, or the unit may still grow.
             open_ = np.flatnonzero((self.leader[rows] == start) & ~done)
             holder = int(open_[0]) if len(open_) else 0
-        took = (self.reward_at - self.at)[rows][self.has_reward[rows]]
-        took = took[~np.isnan(took)]
+        took = self.reward_at[rows] - self.at[rows]
+        took = took[self.has_reward[rows] & ~np.isnan(took)]
         waiting = int(np.count_nonzero(~done))
         return Behind(
             waiting,
@@ -507,6 +556,7 @@ class OpenDecisions:
 
     def load(self, base: int, arrays: dict[str, NDArray[Any]]) -> None:
         self.base, self.size = base, len(arrays["rate"])
+        self._left = self._left[:0]
         self._blank = self.size
         while len(self.rate) < self.size:
             self._grow()
@@ -523,6 +573,7 @@ class OpenDecisions:
         while remaining + count > len(self.rate) // 2:
             self._grow()
         if drop:
+            self._left = np.concatenate([self._left, self.model[:drop]])[-LEFT:]
             for column in self._columns.values():
                 # Block by block: the table may be larger than the memory it is allowed.
                 for start in range(0, remaining, BLOCK):
@@ -574,3 +625,8 @@ class OpenDecisions:
                     ]
         self._file, self._columns = file, columns
         self._bind()
+
+
+def _leading(flags: Flags) -> int:
+    """How many are true before the first that is not."""
+    return len(flags) if flags.all() else int(np.argmin(flags))

@@ -67,6 +67,8 @@ class ReplayIndex:
 
     def rows(self, context: Ints) -> Ints:
         """(n,) row of each context, in order of first arrival; -1 where it was never replayed."""
+        if (context == NO_CONTEXT).all() and NO_CONTEXT not in self._row:
+            return np.full(len(context), -1)
         get = self._row.get
         return np.array([get(key, -1) for key in context.tolist()], dtype=np.int64)
 
@@ -143,7 +145,7 @@ class ReplayIndex:
         return row
 
 
-MOST_AT_ONCE = 64
+MOST_AT_ONCE = 512
 """Pairs of one chunk of the log, the first to come; it bounds what the check costs."""
 WAITING = 2048
 """Live rows that wait for a replay; the oldest make room."""

@@ -97,7 +97,7 @@ def test_an_outcome_that_contradicts_itself_is_a_conflict(agent, traffic):
         agent.observe(other)
 
 
-def test_repeats_are_known_even_after_they_left_the_table(agent, traffic):
+def test_repeats_are_known_even_after_they_left_the_table(short_chunks, agent, traffic):
     first = traffic.outcomes(agent.decide(traffic.requests(20)))
     agent.observe(first)
     run(agent, traffic, 60, size=200)

@@ -153,7 +153,7 @@ def logged(traffic, count=300, mirror=False):
     return replace(log, reward=1.0 - reward if mirror else reward)
 
 
-def test_what_is_thought_is_that_of_the_first_row_and_not_of_the_first_that_closes():
+def test_what_is_thought_is_that_of_the_first_row_and_not_of_the_first_that_closes(short_chunks):
     """A log comes while the rows of the first rule still wait: their era keeps what was thought
     when they were drawn, after a restart from a checkpoint as well."""
     agent, traffic = Agent(config(), MemoryStore(), KEY), Traffic(np.random.default_rng(1))

@@ -371,7 +371,7 @@ class Flaky:
 
 
 def test_a_lane_remembers_and_closes_a_bounded_number_of_decisions(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, short_chunks: int
 ) -> None:
     monkeypatch.setattr(lane_store, "KEPT_DECISIONS", 2000)
     hubs = Hubs()

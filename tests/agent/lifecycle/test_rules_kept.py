@@ -75,7 +75,7 @@ def test_a_rule_that_is_the_same_but_for_its_beginning_is_not_kept_again(tmp_pat
         assert audit(store, agent.config, KEY).faults == []
 
 
-def test_retention_removes_rules_that_nothing_refers_to_and_no_other(tmp_path):
+def test_retention_removes_rules_that_nothing_refers_to_and_no_other(tmp_path, short_chunks):
     """What is left is found another way: by reading every row and the state itself."""
     with SqliteStore(tmp_path / "log.db") as store:
         agent, traffic = Agent(config(), store, KEY), Traffic(np.random.default_rng(1))

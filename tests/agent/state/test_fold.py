@@ -8,6 +8,7 @@ from traffic import KEY, MODELS, Traffic, config, run
 
 from equipoise.agent.agent import Agent
 from equipoise.agent.moments.codec import StateFormatError, decode, encode
+from equipoise.agent.state import fold
 from equipoise.agent.state.fold import CHUNK
 from equipoise.store.batches import DecisionBatch, ObservationBatch, OutcomeBatch, take
 from equipoise.store.memory import MemoryStore
@@ -82,7 +83,7 @@ def test_rebuilt_from_any_checkpoint_equals_live_bit_for_bit(share):
     assert rebuilt.answers.view().moments.to_bytes() == agent.answers.view().moments.to_bytes()
 
 
-def test_what_left_the_table_leaves_nothing_in_the_rows_that_follow():
+def test_what_left_the_table_leaves_nothing_in_the_rows_that_follow(short_chunks):
     """A table that moved its rows, and one that was loaded: those that still wait hold the same."""
     store = MemoryStore()
     agent, traffic = Agent(config(), store, KEY), Traffic(np.random.default_rng(5))
@@ -107,6 +108,68 @@ def test_a_checkpoint_of_another_version_is_folded_again(without):
     with pytest.raises(StateFormatError, match=f"another version of equipoise: .*{without}"):
         agent.fold.load_bytes(encode(older, fewer))
     assert Agent(config(), store, KEY).fold.to_bytes() == agent.fold.to_bytes()
+
+
+def test_a_checkpoint_of_shorter_chunks_goes_on(monkeypatch):
+    """Its sums are those of the log folded from the start, but for the order of additions."""
+    stores, agents = (MemoryStore(), MemoryStore()), []
+    for store in stores:
+        traffic = Traffic(np.random.default_rng(6))
+        monkeypatch.setattr(fold, "CHUNK", 1024 if store is stores[0] else CHUNK)
+        agent = Agent(config(), store, KEY)
+        run(agent, traffic, 30, size=50)
+        agent.checkpoint()
+        monkeypatch.setattr(fold, "CHUNK", CHUNK)
+        agent = Agent(config(), store, KEY)
+        run(agent, traffic, 60, size=100)
+        agents.append(agent)
+    assert agents[0].fold.next_seq > CHUNK
+    views = [agent.fold.view() for agent in agents]
+    assert views[0].watermark == views[1].watermark
+    other = views[1].moments.parts()
+    for name, part in views[0].moments.parts().items():
+        for field, array in part.arrays().items():
+            theirs = other[name].arrays()[field]
+            np.testing.assert_allclose(array, theirs, rtol=1e-12, atol=1e-12 * np.abs(theirs).max())
+    certified = views[1].certified.arrays()
+    for name, array in views[0].certified.arrays().items():
+        np.testing.assert_allclose(array, certified[name], rtol=1e-11, atol=1e-10)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_parts_that_come_alone_and_together_leave_the_same_bits(seed, short_chunks):
+    """Late, repeated, undelivered, by another model, outputs before rewards and after them."""
+    states = []
+    for alone in (True, False):
+        agent, traffic = Agent(config(), MemoryStore(), KEY), Traffic(np.random.default_rng(seed))
+        rng = np.random.default_rng(seed + 10)
+        for _ in range(14):
+            outcomes = traffic.outcomes(agent.decide(traffic.requests(90)))
+            odd = rng.random(90)
+            parts = replaced(
+                outcomes,
+                reward=np.where(odd < 0.2, np.nan, outcomes.reward),
+                outputs=np.where((odd > 0.9)[:, None], np.nan, outcomes.outputs),
+                delivered=(odd < 0.5) | (odd > 0.53),
+                served=np.where((odd > 0.6) & (odd < 0.65), 1, outcomes.served),
+                attempt=rng.choice([0, 1, 1, 1, 2, -1], 90),
+            )
+            later = replaced(
+                picked(outcomes, odd < 0.2),
+                attempt=np.zeros(np.count_nonzero(odd < 0.2), dtype=np.int64),
+                outputs=np.full((np.count_nonzero(odd < 0.2), 2), np.nan),
+            )
+            expire = traffic.at + 500.0 * (rng.random() < 0.3)
+            for index, batch in enumerate((parts, later)):
+                every = np.arange(len(batch))
+                for rows in every[:, None] if alone else [every]:
+                    agent._log(take(batch, rows))
+                if index == 0 and expire > traffic.at:
+                    traffic.at = expire
+                    agent.expire(expire)
+        states.append(agent.fold.to_bytes())
+    assert states[0] == states[1]
+    assert agent.late > 0
 
 
 def test_batches_of_one_and_of_many_give_the_same_bits():
@@ -238,5 +301,5 @@ def test_pending_table_stays_small_over_a_long_stream():
     traffic = Traffic(np.random.default_rng(2))
     for _ in range(150):
         agent.observe(traffic.outcomes(agent.decide(traffic.requests(200))))
-    assert len(agent.light.pending.rate) <= 8192
+    assert len(agent.light.pending.rate) <= 2 * CHUNK
     assert agent.light.pending.next == 30_000

@@ -13,11 +13,12 @@ from equipoise.agent.config import BudgetConfig, GuardrailConfig
 from equipoise.agent.errors import ConflictError
 from equipoise.agent.features import FeatureSchema
 from equipoise.agent.monitors import Action
-from equipoise.agent.state.fold import CHUNK
 from equipoise.store.batches import DecisionBatch, OutcomeBatch, select, take
 from equipoise.store.memory import MemoryStore
 from equipoise.store.sqlite import SqliteStore
 
+pytestmark = pytest.mark.usefixtures("short_chunks")
+CHUNK = 1024
 ERROR = GuardrailConfig(name="error.rate", limit=0.2)
 SCORE = GuardrailConfig(name="score", limit=1.0, low=-2.0, high=3.0, direction="at-least")
 OTHER_KEY = bytes([5]) * 32

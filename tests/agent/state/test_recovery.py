@@ -75,7 +75,7 @@ def test_what_a_newer_version_kept_is_refused():
         )
 
 
-def test_what_the_older_version_had_summed_is_not_summed_again():
+def test_what_the_older_version_had_summed_is_not_summed_again(short_chunks):
     """It added a request when its reward and outputs were there, whatever a missing one is worth;
     this one adds it when the watermark passes, but for those."""
     settings = config(reward=RewardConfig(low=0.0, high=1.0, window=100.0, missing=0.5))

@@ -62,7 +62,7 @@ def test_waiting_rows_without_their_replay_wait_on():
 
 def test_no_chunk_forms_more_than_its_share_and_what_waits_is_not_lost():
     bench = Bench()
-    rows = [(context, 1) for context in range(150)]
+    rows = [(context, 1) for context in range(2 * MOST_AT_ONCE + 22)]
     bench.live(*rows)
     bench.replay(*rows)
     assert bench.live(replayed=True) == rows[:MOST_AT_ONCE]
@@ -94,7 +94,7 @@ def test_a_restart_from_bytes_and_a_copy_go_on_alike(rows):
     waiting = [(context, context % MODELS) for context in range(rows)]
     for start in range(0, rows, 600):
         bench.live(*waiting[start : start + 600])
-    bench.replay(*waiting[-4:-2], *waiting[-600:-100:5], (10**6, 0))
+    bench.replay(*waiting[-4:-2], *waiting[-700:-100], (10**6, 0))
     bench.live((10**6, 0), replayed=True)
     twin = Bench()
     twin.index = bench.index
