@@ -103,4 +103,4 @@ def test_one_context_gives_the_bits_of_a_batch(models: int) -> None:
                 for ours, theirs in zip(alone, whole, strict=True):
                     # The sign of what is no number is nobody's.
                     same = ours.tobytes() == theirs.tobytes()
-                    assert same or np.isnan(ours).all() and np.isnan(theirs).all()
+                    assert same or (np.isnan(ours).all() and np.isnan(theirs).all())
