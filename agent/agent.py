@@ -22,12 +22,7 @@ from equipoise.agent.budget.caps import segment_ranges
 from equipoise.agent.budget.ledger import Ledger
 from equipoise.agent.config import ExperimentConfig
 from equipoise.agent.config.reload import Change
-from equipoise.agent.controls import (
-    Controls,
-    newest_rule,
-    standing_pause,
-    standing_sentence,
-)
+from equipoise.agent.controls import Controls, newest_rule, standing_pause, standing_sentence
 from equipoise.agent.decisions.decide import Decider
 from equipoise.agent.decisions.uniforms import key_hash
 from equipoise.agent.decisions.validation import Validator
