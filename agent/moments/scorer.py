@@ -123,9 +123,11 @@ def add_rows(
     of = model[order]
     for moments, weight in targets:
         moments.count += count
-        arms, ordered = count.astype(np.float64), 1.0
+        arms: Floats = count.astype(np.float64)
+        ordered: Floats | float = 1.0
         if weight is not None:
-            arms, ordered = np.bincount(cell, weight, count.size).reshape(shape), weight[order]
+            arms = np.bincount(cell, weight, count.size).reshape(shape)
+            ordered = weight[order]
         arms = arms[here]
         chosen[rank, position, of] = ordered
         by_arm = chosen.transpose(0, 2, 1) @ padded
