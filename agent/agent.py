@@ -18,12 +18,16 @@ import numpy as np
 
 from equipoise.agent.answers.answers import Answers, ExperimentState
 from equipoise.agent.answers.certifier import Certified, Certifier
-from equipoise.agent.answers.policy_snapshot import build_snapshot
 from equipoise.agent.budget.caps import segment_ranges
 from equipoise.agent.budget.ledger import Ledger
 from equipoise.agent.config import ExperimentConfig
 from equipoise.agent.config.reload import Change
-from equipoise.agent.controls import Controls, standing_pause, standing_sentence
+from equipoise.agent.controls import (
+    Controls,
+    newest_rule,
+    standing_pause,
+    standing_sentence,
+)
 from equipoise.agent.decisions.decide import Decider
 from equipoise.agent.decisions.uniforms import key_hash
 from equipoise.agent.decisions.validation import Validator
@@ -46,7 +50,6 @@ from equipoise.agent.monitors.monitor_set import MonitorSet
 from equipoise.agent.state.fold import Fold, LightFold
 from equipoise.agent.state.recovery import restore
 from equipoise.agent.state.sticky_units import one_by_one
-from equipoise.policies.registry import policy
 from equipoise.policies.snapshot import Snapshot
 from equipoise.store.batches import (
     Batch,
@@ -57,6 +60,7 @@ from equipoise.store.batches import (
     ObservationBatch,
     OutcomeBatch,
     RequestBatch,
+    RequestRow,
     SimulationBatch,
     select,
 )
@@ -127,7 +131,7 @@ class Agent:
         restore(fold, store)
         for segment in store.read(since=fold.next_seq):
             fold.apply(segment.seq, segment.batch)
-        rule = _newest_rule(config, rules, fold, at)
+        rule = newest_rule(config, rules, fold, at)
         self.state = ExperimentState(
             config, store, eras, rules, fold, rule, standing_pause(store), standing_end(store)
         )
@@ -195,19 +199,31 @@ class Agent:
         Raises AgentError for arrays of the wrong shape, numbers that are not finite, and models
         that do not exist; nothing is logged then.
         """
-        if self._decider is None:
+        decider = self._decider
+        if decider is None:
             raise AgentError("this agent was opened without its key and cannot decide")
-        self._validation.check_requests(requests)
+        row = self._validation.plain(requests) if len(requests) == 1 else None
+        if row is None:
+            self._validation.check_requests(requests)
         state = self.state
         if state.rule.lanes and not self.lane:
             raise AgentError("requests are decided by deciders, whose log this is")
         if state.rule.drawn is not None and len(requests):
             self.end_drawn(float(requests.at[-1]))
+        if row is not None and decider.takes_rows:
+            return self._log_drawn(decider.decide_one(row))
         if state.config.units is not None and state.caps.counts_models and len(requests) > 1:
             return one_by_one(self.decide, requests)
-        batch = self._decider.decide(requests)
-        self._log_drawn(batch)
-        return batch
+        return self._log_drawn(decider.decide(requests))
+
+    def decide_one(self, request: RequestRow) -> DecisionBatch:
+        """As `decide` of one request, for callers that have it as plain values."""
+        decider, rule = self._decider, self.state.rule
+        if decider is None or rule.drawn is not None or (rule.lanes and not self.lane):
+            return self.decide(RequestBatch.of_row(request))
+        if not (decider.takes_rows and self._validation.sound(*request[:6])):
+            return self.decide(RequestBatch.of_row(request))
+        return self._log_drawn(decider.decide_one(request))
 
     def take_shipped(self, decisions: DecisionBatch, publication: Publication | None) -> None:
         """Log decisions that a decider made by a publication, None where that is not known any
@@ -444,9 +460,15 @@ class Agent:
             closed, first = np.unique(outcomes.number[rows[over]], return_index=True)
             self._log(ExpiryBatch(closed, counts[over][first]))
 
-    def _log_drawn(self, batch: DecisionBatch) -> None:
-        charge = self.state.purse.charge
-        self._log(batch, partial(charge, batch.routed, batch.model, batch.randomized))
+    def _log_drawn(self, batch: DecisionBatch) -> DecisionBatch:
+        purse, row = self.state.purse, batch.row
+        if row is None:
+            self._log(batch, partial(purse.charge, batch.routed, batch.model, batch.randomized))
+        elif row[10] and purse.limits:
+            self._log(batch, partial(purse.charge_one, row[5], row[9]))
+        else:
+            self._log(batch)
+        return batch
 
     def _log(self, batch: Batch, then: Callable[[], None] | None = None) -> None:
         """Append and fold, and do what belongs to it. Raises BrokenError where it ends between."""
@@ -576,25 +598,3 @@ def new_fold(
         missing=config.reward.kept_missing,
     )
     return Fold(light, transform, rules, spec, panel)
-
-
-def _newest_rule(config: ExperimentConfig, rules: RuleBook, fold: Fold, at: float) -> Rule:
-    """The rule that was in force last; in a new store the first one, which is kept."""
-    if len(rules):
-        return rules.by_ordinal(len(rules) - 1)
-    if fold.next_seq:
-        raise AgentError("the store has log rows but no rule: it is not an agent's store")
-    snapshot = build_snapshot(config, fold.moments, None, requests=0, certified=False, seed=0)
-    certifier, active = Certifier(config), ~retired(config)
-    first = Rule(
-        era=0,
-        since=0,
-        allocation=policy(f"{config.policy.gate}+{config.policy.assignment}").freeze(snapshot),
-        prediction=None,
-        frozen=certifier.spec.neutral(),
-        active=active,
-        missing=config.reward.kept_missing,
-        prior=certifier.first_prior(0, active),
-        ask=config.reward.ask,
-    )
-    return rules.add(first, at)

@@ -10,9 +10,9 @@ Standard library only, one file: import it, or copy it into a router.
 `decide` answers within its time-out and never raises: whatever goes wrong, the routed model is
 served, and `choice.reason` says why. Such a request is usage log (OBS) and nothing else. Where the
 daemon may have logged a decision that came too late, it is told `delivered = false`; where it has
-logged none, the row is sent as an observation once its outputs and its reward are known.
-`outcome` returns at once: what it is given is delivered from a bounded buffer, again and again
-until the daemon answers. Threads do the talking, so that no dripping answer can hold a caller.
+logged none, the row is sent as an observation once outputs and reward are known. `outcome` returns
+at once: what it is given is delivered from a bounded buffer, again and again until the daemon
+answers. Threads do the talking, so that no dripping answer can hold a caller.
 """
 
 from __future__ import annotations
@@ -33,19 +33,15 @@ from urllib.parse import unquote, urlsplit
 
 MOST_BYTES = 1 << 20  # a longer answer is none of the daemon's
 MOST_THREADS = 32  # requests under way at once
-AT_ONCE = 100  # outcomes or observations in one request of the delivery
-GATHER_SECONDS = 0.05  # outcomes wait so long for others to be sent with
+AT_ONCE, GATHER_SECONDS = 100, 0.05  # outcomes that are sent together, and wait for each other
 DELIVERY_SECONDS = 2.0  # time-out of the delivery, for which nobody waits
-PATIENCE = 3  # failures in a row after which the daemon is asked only once per REST_SECONDS
-REST_SECONDS = 0.5
-REMEMBERED = 100_000  # outcome tokens of the newest decisions, for outcomes by their request_id
+PATIENCE, REST_SECONDS = 3, 0.5  # failures in a row, and how often the daemon is asked then
+REMEMBERED = 100_000  # newest decisions with their tokens, for outcomes by their request_id
 REFUSED = ("bad-input", "status-400", "status-409", "status-413", "status-422")  # for good
 MOST_SECONDS = 3600.0  # of a time-out; nobody waits longer for a decision
-UNDELIVERED = {"request_id", "served", "delivered"}
-PARTS = frozenset(
-    {"served", "attempt", "delivered", "attempts", "outputs", "reward", "metrics"}
-    | {"unit_id", "outcome_token"}
-)
+UNDELIVERED = {"request_id", "decision_id", "served", "delivered"}
+PARTS = {"served", "attempt", "delivered", "attempts", "outputs", "reward", "metrics"}
+PARTS |= {"unit_id", "outcome_token"}
 
 Features: TypeAlias = Mapping[str, Any] | Sequence[float]
 Body: TypeAlias = dict[str, Any]
@@ -87,13 +83,11 @@ class Choice:
 
 @dataclass(slots=True)
 class Counters:
-    """What became of requests and rows since the client was made.
-
-    decided: answered by the daemon. fallbacks: served as routed, by reason. delivered: outcomes it
-    took in; observations: rows. refused: what it, or JSON, does not take. dropped: lost since the
-    buffer was full, or at the close. incomplete: rows of fallbacks forgotten before outputs and
-    reward were known. unserved: rows of fallbacks that no model answered. retries: of deliveries.
-    """
+    """Requests and rows since the client was made. decided: answered by the daemon. fallbacks:
+    served as routed, by reason. delivered: outcomes it took in; observations: rows. refused: what
+    it, or JSON, does not take. dropped: lost since the buffer was full, or at the close.
+    incomplete: rows of fallbacks forgotten before outputs and reward were known. unserved: rows of
+    fallbacks that no model answered. retries: of deliveries."""
 
     decided: int = 0
     fallbacks: dict[str, int] = field(default_factory=dict)
@@ -108,8 +102,7 @@ class Counters:
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a daemon listens: https or not, host and port, or the file of a Unix socket; path: of
-    the proxy before it, "" for none."""
+    """Where a daemon listens: host and port, or a Unix socket's file; path: of a proxy, or ""."""
 
     secure: bool
     host: str
@@ -143,23 +136,34 @@ class Address:
         """A connection that is not open yet."""
         if self.socket_file:
             return _UnixConnection(self.socket_file, timeout)
-        kind = HTTPSConnection if self.secure else HTTPConnection
+        kind = _SecureConnection if self.secure else _Connection
         return kind(self.host, self.port, timeout=timeout)
 
 
-class _UnixConnection(HTTPConnection):
+class _Connection(HTTPConnection):
+    """Sends a request in one piece, which one reading takes in: the library sends two."""
+
+    _head = b""
+
+    def send(self, data: Any) -> None:
+        self._head += data
+        if not data.endswith(b"\r\n\r\n"):  # as a header does, and no body
+            super().send(self._head)
+            self._head = b""
+
+
+class _SecureConnection(_Connection, HTTPSConnection): ...
+
+
+class _UnixConnection(_Connection):
     def __init__(self, file: str, timeout: float) -> None:
         super().__init__("localhost", timeout=timeout)
         self._file = file
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            self.sock.settimeout(self.timeout)
-            self.sock.connect(self._file)
-        except OSError:
-            self.close()
-            raise
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._file)
 
 
 class Client:
@@ -200,11 +204,9 @@ class Client:
         """The model to serve this request, within `timeout` seconds.
 
         routed: what production would serve. features: named values as configured, or the vector.
-        Options: unit_id, whose request it is; context_id, of a replayed context; eligible, the
-        models that may serve it, all by default.
+        Options: unit_id, whose request it is; context_id, of a replayed context; eligible models.
         """
-        body = {"request_id": request_id, "routed": routed, "features": features, **options}
-        call = _Call(body, time.time())
+        call = _Call({"request_id": request_id, "routed": routed, "features": features, **options})
         try:
             return self._ask(call).result(self.timeout)
         except Exception as error:
@@ -214,8 +216,7 @@ class Client:
         self, request_id: str, routed: str, features: Features, **options: Any
     ) -> Choice:
         """As `decide`, without blocking the caller's event loop."""
-        body = {"request_id": request_id, "routed": routed, "features": features, **options}
-        call = _Call(body, time.time())
+        call = _Call({"request_id": request_id, "routed": routed, "features": features, **options})
         try:
             import asyncio  # slow to import, and whoever awaits has it already
 
@@ -230,26 +231,28 @@ class Client:
         may come later; metrics; served, the model that answered where it is another than the chosen
         one; attempt; delivered, False where the chosen model was never tried; or, in place of these
         three, attempts, all in their order: [{"model": …, "status": "failed", "seconds": 1.2,
-        "cost": 0.0}, …], status delivered, failed, discarded or cached. Each counts once.
-        unit_id, whose it is: the daemon refuses the outcome of another unit's decision.
-        outcome_token, as in the choice, only where neither the choice is given nor this client made
-        it, or 100,000 choices ago.
-        Raises TypeError for another part, and nothing else.
+        "cost": 0.0}, …], status delivered, failed, discarded or cached. Each counts once. unit_id,
+        whose it is: the daemon refuses that of another unit's decision. outcome_token, as in the
+        choice, only where neither the choice is given nor this client made it, or 100,000 choices
+        ago. Raises TypeError for another part, and nothing else.
         """
         if not parts.keys() <= PARTS:
             raise TypeError(f"{parts.keys() - PARTS} is no part of an outcome: {sorted(PARTS)}")
         name = request.request_id if isinstance(request, Choice) else request
         try:
-            own = request.outcome_token if isinstance(request, Choice) else None
-            token = parts.pop("outcome_token", None) or own or self._tokens.get(name)
-            if token is not None:
-                parts["outcome_token"] = token
-            body = json.loads(_dumps({**parts, "request_id": name}))  # may change after we return
+            decided, token = self._decided.get(name, (None, None))
+            if isinstance(request, Choice) and request.decision_id is not None:
+                decided, token = request.decision_id, request.outcome_token or token
+            token = parts.pop("outcome_token", None) or token
+            parts |= {} if token is None else {"outcome_token": token}
+            body = json.loads(_dumps(parts))  # may change after we return
             self._start_after_fork()
             with self._changed:
                 call = self._fallbacks.get(name)
                 if call is None:
-                    self._put(_Item(body))
+                    # The daemon finds a decision by its id without a look into its log.
+                    by = ("request_id", name) if decided is None else ("decision_id", decided)
+                    self._put(_Item(body | dict((by,))))
                     return
                 call.parts |= body
                 if call.parts.keys() >= {"outputs", "reward"}:
@@ -306,7 +309,7 @@ class Client:
         self._idle: deque[HTTPConnection] = deque()
         self._items: deque[_Item] = deque()
         self._fallbacks: OrderedDict[str, _Call] = OrderedDict()
-        self._tokens: OrderedDict[str, str] = OrderedDict()
+        self._decided: OrderedDict[str, tuple[str, str | None]] = OrderedDict()
         self._changed: threading.Condition = threading.Condition()
         self._threads: ThreadPoolExecutor = ThreadPoolExecutor(MOST_THREADS, "equipoise")
         threading.Thread(target=self._deliver_forever, name="equipoise", daemon=True).start()
@@ -341,11 +344,10 @@ class Client:
             choice = Choice(name, served, routed, *drawn, outcome_token=token, ask=ask)
         except (KeyError, TypeError, ValueError, AttributeError):
             raise _Failure("garbage") from None
-        if isinstance(token, str):
-            with self._changed:
-                self._tokens[name] = token
-                if len(self._tokens) > REMEMBERED:
-                    self._tokens.popitem(last=False)
+        with self._changed:
+            self._decided[name] = drawn[2], token if isinstance(token, str) else None
+            if len(self._decided) > REMEMBERED:
+                self._decided.popitem(last=False)
         self._failures = 0
         self.counters.decided += 1
         return choice
@@ -400,7 +402,7 @@ class Client:
         """The next items, all of one kind, no two about one request."""
         batch: dict[str, _Item] = {}
         while self._items and len(batch) < AT_ONCE:
-            item, name = self._items[0], self._items[0].body["request_id"]
+            name = (item := self._items[0]).body.get("decision_id") or item.body["request_id"]
             if name in batch or any(item.row != other.row for other in batch.values()):
                 break
             batch[name] = self._items.popleft()
@@ -417,9 +419,7 @@ class Client:
             status, answer = self._post(path, text, DELIVERY_SECONDS)
             if status in (401, 403, 408, 429) or status >= 500:
                 raise _Failure(f"status-{status}")
-            refused = (
-                {each["index"]: each["status"] for each in answer[name]} if status == 200 else {}
-            )
+            refused = {row["index"]: row["status"] for row in answer[name]} if status == 200 else {}
         except Exception:
             self._put_back(batch)
             return False
@@ -438,9 +438,8 @@ class Client:
         return True
 
     def _find_tokens(self, batch: list[_Item]) -> bool:
-        """Ask for the outcome tokens of decisions whose answers never came; whether all were
-        answered. Nothing is decided by that, and where nothing was before the outcome gets a 404,
-        which makes it a row."""
+        """Ask for the outcome tokens of decisions whose answers never came; whether all answered.
+        Nothing is decided by that; where nothing was, the outcome gets a 404 and becomes a row."""
         for item in batch:
             if not item.tried or item.request is None:
                 continue
@@ -448,8 +447,7 @@ class Client:
                 body = _dumps({**item.request, "again": True})
                 status, answer = self._post(item.path, body, DELIVERY_SECONDS)
                 if status == 200:
-                    said = answer.get("metadata", answer)
-                    item.body["outcome_token"] = said["outcome_token"]
+                    item.body["outcome_token"] = answer.get("metadata", answer)["outcome_token"]
                 elif status in (401, 403, 408, 429) or status >= 500:
                     raise _Failure(f"status-{status}")
             except Exception:
@@ -476,6 +474,8 @@ class Client:
         elif status == 403 and item.request is not None and not item.tried:
             item.tried = True
             self._put(item)
+        elif status == 503:  # its decision is on its way to the log
+            self._put(item)
         elif status != 200:
             self.counters.refused += not item.body.keys() <= UNDELIVERED
         elif item.row:
@@ -496,6 +496,7 @@ class Client:
                 if fresh:
                     connection.connect()
             except OSError:
+                connection.close()
                 raise _Failure("unreachable", logged=sent) from None
             try:
                 if call is not None:
@@ -531,7 +532,7 @@ class _Call:
     """A request, and what came of it if it was served as routed. body: `request` as JSON."""
 
     request: Body
-    at: float
+    at: float = field(default_factory=time.time)
     body: bytes = b""
     connection: HTTPConnection | None = None
     abandoned: bool = False
@@ -565,8 +566,7 @@ class _Call:
             return models[-1] if models else None
         if self.parts.get("delivered") is False:
             return None
-        served: str = self.parts.get("served") or self.request["routed"]
-        return served
+        return str(self.parts.get("served") or self.request["routed"])
 
     def observation(self) -> _Item | None:
         """The row of a usage log; None where no model answered, so that there is none."""

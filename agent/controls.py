@@ -17,7 +17,10 @@ import msgspec
 import numpy as np
 
 from equipoise.agent.answers.answers import Answers, ExperimentState
+from equipoise.agent.answers.certifier import Certifier
+from equipoise.agent.answers.policy_snapshot import build_snapshot
 from equipoise.agent.budget.purse import charges_in_force
+from equipoise.agent.config import ExperimentConfig
 from equipoise.agent.errors import AgentError
 from equipoise.agent.features.values import shown
 from equipoise.agent.lifecycle.drawn import Drawn
@@ -29,7 +32,8 @@ from equipoise.agent.lifecycle.eras import (
     keep_end,
     standing_end,
 )
-from equipoise.agent.lifecycle.rules import same_but_since
+from equipoise.agent.lifecycle.opening import retired
+from equipoise.agent.lifecycle.rules import Rule, RuleBook, same_but_since
 from equipoise.agent.monitors.check import (
     Action,
     Consequence,
@@ -38,6 +42,8 @@ from equipoise.agent.monitors.check import (
     listed,
     transitions,
 )
+from equipoise.agent.state.fold import Fold
+from equipoise.policies.registry import policy
 from equipoise.policies.snapshot import Snapshot
 from equipoise.store.batches import Flags
 from equipoise.store.contract import Store
@@ -348,3 +354,25 @@ def standing_pause(store: Store) -> str | None:
         return ended.reason or NO_REASON
     alerts = [alert for alert in store.alerts() if alert.check == _PAUSE]
     return alerts[-1].sentence if alerts and alerts[-1].status == "paused" else None
+
+
+def newest_rule(config: ExperimentConfig, rules: RuleBook, fold: Fold, at: float) -> Rule:
+    """The rule that was in force last; in a new store the first one, which is kept."""
+    if len(rules):
+        return rules.by_ordinal(len(rules) - 1)
+    if fold.next_seq:
+        raise AgentError("the store has log rows but no rule: it is not an agent's store")
+    snapshot = build_snapshot(config, fold.moments, None, requests=0, certified=False, seed=0)
+    certifier, active = Certifier(config), ~retired(config)
+    first = Rule(
+        era=0,
+        since=0,
+        allocation=policy(f"{config.policy.gate}+{config.policy.assignment}").freeze(snapshot),
+        prediction=None,
+        frozen=certifier.spec.neutral(),
+        active=active,
+        missing=config.reward.kept_missing,
+        prior=certifier.first_prior(0, active),
+        ask=config.reward.ask,
+    )
+    return rules.add(first, at)

@@ -6,28 +6,29 @@ A request id that was decided before gets the same decision again; with other co
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
 
-import msgspec
 import numpy as np
 
 from equipoise.agent.agent import Accepted, Agent
 from equipoise.agent.decisions.validation import other_content, stored_row
 from equipoise.agent.errors import (
     APART_SECONDS,
+    LATEST,
+    SKEW,
     AgentError,
     AwaitedError,
     ConflictError,
     UnknownDecisionError,
     check_against,
 )
-from equipoise.agent.features.values import shown, shown_sent
+from equipoise.agent.features.values import shown_sent
 from equipoise.agent.inference.rated import asked
-from equipoise.agent.state.attempts import FIRST
+from equipoise.agent.state.attempts import encode_attempts, report_of, speaks
 from equipoise.agent.state.replay_index import NO_CONTEXT
 from equipoise.policies.draw import propensity
 from equipoise.store.batches import (
@@ -45,7 +46,6 @@ from equipoise.store.batches import (
 )
 from equipoise.store.records import (
     LANE_BITS,
-    AttemptReport,
     Decision,
     Features,
     Observation,
@@ -105,11 +105,11 @@ class RecordAdapter:
         return [decisions[name] for name in ids]
 
     def decide_one(self, request: Request) -> Decision:
-        """As `decide` of one request, bit for bit, at a third of the cost."""
-        name = request.request_id
-        x = self.agent.state.transform.context_rows((request.features,))
+        """As `decide` of one request, bit for bit, at a fraction of the cost."""
+        agent, name = self.agent, request.request_id
+        x = agent.state.transform.context_rows((request.features,))
         routed = self._model("routed", request.routed)
-        decided = self.agent.store.find_requests((name,))
+        decided = agent.store.find_requests((name,))
         if decided:
             return self._again(decided[name], request, x[0], routed)
         eligible = None
@@ -117,37 +117,30 @@ class RecordAdapter:
             eligible = np.zeros((1, len(self._position)), dtype=bool)
             eligible[0, self._models("eligible", request.eligible)] = True
         unit, context = request.unit_id or name, request.context_id
-        batch = self.agent.decide(
-            RequestBatch(
-                unit=np.array((text_key("unit", unit),)),
-                context=np.array((NO_CONTEXT if not context else text_key("context", context),)),
-                at=self._times((request.at,), live=True, history=False),
-                x=x,
-                routed=np.array((routed,)),
-                eligible=eligible,
-                request_id=(name,),
-                unit_id=(unit,),
-                context_id=(context or "",),
-            )
-        )
-        model, rate = batch.model.item(), batch.rate.item()
-        shares = batch.probabilities[0].tolist()
+        keys = text_key("unit", unit), text_key("context", context) if context else NO_CONTEXT
+        names = (name,), (unit,), (context or "",)
+        batch = agent.decide_one((*keys, self._time(request.at), x, routed, eligible, *names))
+        row = batch.row
+        if row is None:
+            return self.records(batch)[0]
+        number, _, _, at, _, _, rate, probabilities, uniform, model, randomized = row[:11]
+        shares, draw = probabilities[0].tolist(), row[20]
         # The same arithmetic as `propensity`, on plain numbers.
         effective = rate if any(shares) else 0.0
         return Decision(
-            decision_id=decision_id(batch.positions.item()),
+            decision_id=decision_id(number if draw is None else draw),
             request_id=name,
-            model=self.agent.models[model],
+            model=agent.models[model],
             routed=request.routed,
-            randomized=batch.randomized.item(),
+            randomized=randomized,
             propensity=effective * shares[model] + (1.0 - effective) * (model == routed),
             rate=rate,
-            probabilities=dict(zip(self.agent.models, shares, strict=True)),
-            uniform=batch.uniform.item(),
-            rule_id=batch.rule_id,
-            era=batch.era,
-            at=batch.at.item(),
-            ask=None if self.agent.config.reward.ask is None else bool(self._asked(batch)[0]),
+            probabilities=dict(zip(agent.models, shares, strict=True)),
+            uniform=uniform,
+            rule_id=row[12],
+            era=row[13],
+            at=at,
+            ask=None if agent.config.reward.ask is None else bool(self._asked(batch)[0]),
         )
 
     def observe(
@@ -175,17 +168,19 @@ class RecordAdapter:
         with_outputs = [row for row, item in enumerate(outcomes) if item.outputs is not None]
         if with_outputs:
             outputs[with_outputs] = self._outputs([outcomes[row].outputs for row in with_outputs])
-        reports = [_attempt(outcome) for outcome in outcomes]
-        served = [
-            self._assigned(number) if report.served is None else self._model(*report.served)
-            for report, number in zip(reports, numbers.tolist(), strict=True)
-        ]
-        attempts = [self._attempts(outcome) for outcome in outcomes]
+        # Most say nothing of attempts.
+        reports = [(row, report_of(item)) for row, item in enumerate(outcomes) if speaks(item)]
+        said = {row: self._model(*report.served) for row, report in reports if report.served}
+        served = self._assigned(numbers, said)
+        attempt, delivered = np.zeros(len(numbers), np.int64), np.ones(len(numbers), bool)
+        for row, report in reports:
+            attempt[row], delivered[row] = report.attempt, report.delivered
+        attempts = [self._attempts(outcome) for outcome in outcomes] if reports else []
         return OutcomeBatch(
             number=numbers,
-            served=np.array(served, dtype=np.int64),
-            attempt=np.array([report.attempt for report in reports], dtype=np.int64),
-            delivered=np.array([report.delivered for report in reports], dtype=bool),
+            served=served,
+            attempt=attempt,
+            delivered=delivered,
             outputs=outputs,
             reward=np.array(
                 [np.nan if item.reward is None else item.reward for item in outcomes],
@@ -351,33 +346,42 @@ class RecordAdapter:
         return asked(batch.uniform, 0.0 if share is None else share)
 
     def records(self, batch: DecisionBatch) -> list[Decision]:
-        models = self.agent.models
-        chance = propensity(batch.rate, batch.probabilities, batch.model, batch.routed)
-        ask = None if self.agent.config.reward.ask is None else self._asked(batch).tolist()
+        models, nothing = self.agent.models, [None] * len(batch)
+        asks = nothing if self.agent.config.reward.ask is None else self._asked(batch).tolist()
+        numbers = (batch.positions, batch.model, batch.routed, batch.randomized, batch.rate)
+        more = (batch.probabilities, batch.uniform, batch.at)
+        chances = propensity(batch.rate, batch.probabilities, batch.model, batch.routed)
+        columns = [column.tolist() for column in (*numbers, *more, chances)]
         return [
             Decision(
-                decision_id=decision_id(int(batch.positions[row])),
-                request_id=None if batch.request_id is None else batch.request_id[row],
-                model=models[batch.model[row]],
-                routed=models[batch.routed[row]],
-                randomized=bool(batch.randomized[row]),
-                propensity=float(chance[row]),
-                rate=float(batch.rate[row]),
+                decision_id=decision_id(position),
+                request_id=name,
+                model=models[model],
+                routed=models[routed],
+                randomized=drawn,
+                propensity=chance,
+                rate=rate,
                 # A decision from before a model was added says nothing of it.
-                probabilities=dict(zip(models, batch.probabilities[row].tolist(), strict=False)),
-                uniform=float(batch.uniform[row]),
+                probabilities=dict(zip(models, shares, strict=False)),
+                uniform=uniform,
                 rule_id=batch.rule_id,
                 era=batch.era,
-                at=float(batch.at[row]),
-                ask=None if ask is None else ask[row],
+                at=at,
+                ask=ask,
             )
-            for row in range(len(batch))
+            for name, ask, position, model, routed, drawn, rate, shares, uniform, at, chance in zip(
+                batch.request_id or nothing, asks, *columns, strict=True
+            )
         ]
 
     def _numbers(self, outcomes: Sequence[Outcome]) -> Ints:
+        names = [each.decision_id for each in outcomes if each.decision_id]
+        named_here = self.numbers(names)
         by_request = [outcome.request_id for outcome in outcomes if outcome.request_id]
+        if not by_request and len(names) == len(outcomes):
+            with contextlib.suppress(KeyError):  # one that does not exist is named below
+                return np.array([named_here[name] for name in names], dtype=np.int64)
         decided = self.agent.store.find_requests(by_request) if by_request else {}
-        named_here = self.numbers([each.decision_id for each in outcomes if each.decision_id])
         numbers = []
         for outcome in outcomes:
             name, request = outcome.decision_id, outcome.request_id
@@ -415,7 +419,9 @@ class RecordAdapter:
             return {name: number for name, number in found.items() if number is not None}
         positions = {name: decision_position(name) for name in names}
         of_lanes = [each for each in positions.values() if each is not None and each >> LANE_BITS]
-        drawn = self.agent.store.find_draws(of_lanes) if of_lanes else {}
+        if not of_lanes:
+            return {name: each for name, each in positions.items() if each is not None}
+        drawn = self.agent.store.find_draws(of_lanes)
         numbers = {}
         for name, position in positions.items():
             if position is not None:
@@ -439,13 +445,17 @@ class RecordAdapter:
         decided = self.agent.store.decision(number)
         return number if decided is None else int(decided.positions[0])
 
-    def _assigned(self, number: int) -> int:
-        """The model that a decision assigned; 0 where there is none such."""
-        table = self.agent.light.pending
-        if table.base <= number < table.next:
-            return int(table.model[number - table.base])
-        decided = self.agent.store.decision(number)
-        return 0 if decided is None else int(decided.model[0])
+    def _assigned(self, numbers: Ints, said: Mapping[int, int]) -> Ints:
+        """(n,) the models that decisions assigned, 0 where there is none such; of the rows in
+        `said` what that says instead."""
+        models, known = self.agent.light.pending.assigned(numbers)
+        if not known.all():
+            for row in np.flatnonzero(~known).tolist():
+                decided = None if row in said else self.agent.store.decision(int(numbers[row]))
+                models[row] = 0 if decided is None else decided.model[0]
+        for row, model in said.items():
+            models[row] = model
+        return models
 
     def closure(self, number: int) -> Closure:
         """What closed a decision to randomizing; OPEN where nothing did, or an old log says not."""
@@ -493,7 +503,7 @@ class RecordAdapter:
         for place, attempt in enumerate(outcome.attempts or ()):
             if attempt.model is not None:
                 self._model(f"attempts[{place}].model", attempt.model)
-        return "" if outcome.attempts is None else _encode_attempts(outcome.attempts)
+        return "" if outcome.attempts is None else encode_attempts(outcome.attempts)
 
     def _model(self, field: str, name: str) -> int:
         position = self._position.get(name)
@@ -505,62 +515,33 @@ class RecordAdapter:
     def _models(self, field: str, names: Sequence[str]) -> Ints:
         return np.array([self._model(field, name) for name in names], dtype=np.int64)
 
+    def _time(self, at: float | None) -> float:
+        """As `_times` of one decision that is made now."""
+        now = self._clock()
+        if at is None:
+            return now
+        off = self._off()
+        off = off if abs(off) >= APART_SECONDS else 0.0
+        if 0.0 <= at <= LATEST and abs(at - (now + off)) <= SKEW:
+            return float(at) - off
+        return self._times((at,), live=True, history=False).item()
+
     def _times(
         self, times: Sequence[float | None], *, live: bool = False, history: bool = True
     ) -> Floats:
         """(n,) the times given, and the clock's where none is. Raises TimeError; history: as
         `check_against` takes it; live: whether windows are measured by them."""
         now = self._clock()
+        if not any(each is not None for each in times):
+            return np.full(len(times), now)
         at = np.array([now if each is None else each for each in times], dtype=np.float64)
         dated = np.array([each is not None for each in times])
-        if dated.any():
-            off = self._off()
-            off = off if abs(off) >= APART_SECONDS else 0.0
-            check_against(np.where(dated, at, now + off), now + off, history=history)
-            if live:
-                at[dated] -= off
+        off = self._off()
+        off = off if abs(off) >= APART_SECONDS else 0.0
+        check_against(np.where(dated, at, now + off), now + off, history=history)
+        if live:
+            at[dated] -= off
         return at
-
-
-def _encode_attempts(attempts: Sequence[AttemptReport]) -> str:
-    """One text for one content: no spaces, nothing that is not known."""
-    rows = []
-    for attempt in attempts:
-        given = msgspec.to_builtins(attempt)
-        known = {name: value for name, value in given.items() if value is not None}
-        rows.append({"model": attempt.model, **known})  # null for a model that is none of ours
-    return msgspec.json.encode(rows).decode()
-
-
-class _Report(NamedTuple):
-    """What a part says of attempts, as `OutcomeBatch` takes it. served: the field that names who
-    answered, and the name; None where none does."""
-
-    attempt: int
-    delivered: bool
-    served: tuple[str, str] | None
-
-
-def _attempt(outcome: Outcome) -> _Report:
-    """Raises AgentError where a part says it twice."""
-    if outcome.attempts is not None:
-        for name in ("served", "attempt", "delivered"):
-            if getattr(outcome, name) is not None:
-                value = shown(getattr(outcome, name))
-                raise AgentError(f"{name}: received {value} beside attempts, expected one of them")
-        places = range(len(outcome.attempts))
-        delivered = [place for place in places if outcome.attempts[place].status == "delivered"]
-        place = (delivered or places)[-1]
-        model = outcome.attempts[place].model
-        if model is None:  # whatever it answered, no model of ours did
-            return _Report(-(FIRST + place), False, None)
-        return _Report(FIRST + place, bool(delivered), (f"attempts[{place}].model", model))
-    delivered_ = outcome.delivered is not False
-    if outcome.served is not None:
-        return _Report(outcome.attempt or FIRST, delivered_, ("served", outcome.served))
-    if outcome.attempt is None and outcome.delivered is None:
-        return _Report(0, delivered_, None)
-    return _Report(-(outcome.attempt or FIRST), delivered_, None)
 
 
 def _differences(

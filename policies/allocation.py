@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from typing import Any, Self
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy as np
 from equipoise.policies.kernels import (
     AssignmentKernel,
     ConstantRate,
+    ConstantShares,
     RateKernel,
     decode_assignment_kernel,
     decode_rate_kernel,
@@ -19,6 +21,9 @@ from equipoise.policies.kernels.context_forms import Cuts, best_of
 from equipoise.policies.kernels.rates import ScoredRate
 from equipoise.policies.kernels.shares import CutShares, check_floor, mix_floor
 from equipoise.policies.snapshot import Flags, Floats
+
+_MOST_SETS = 1024
+"""Of eligible models that an allocation remembers the probabilities of."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,9 +40,11 @@ class Allocation:
     gate_name: str
     assignment_name: str
     _shared: tuple[ScoredRate, Cuts] | None = field(init=False, repr=False)
+    _constant: dict[bytes | None, tuple[Floats, list[float]]] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         check_floor(self.floor, self.assignment.models)
+        object.__setattr__(self, "_constant", {})
         object.__setattr__(self, "_shared", _shared_cuts(self.gate, self.assignment))
 
     def allocate(self, x: Floats, eligible: Flags | None = None) -> tuple[Floats, Floats]:
@@ -53,6 +60,34 @@ class Allocation:
             each = cuts.each(x)
             return gate.of_scores(best_of(each)), mix_floor(each, eligible, self.floor)
         return self.gate.rates(x), self.assignment.probabilities(x, eligible, self.floor)
+
+    def allocate_one(
+        self, x: Floats, eligible: Flags | None = None
+    ) -> tuple[float, Floats, list[float]]:
+        """As `allocate` of one context x (1, d), the same bits: its rate, its probabilities (1, K),
+        and these cumulated, K sums.
+
+        What is the same for every context is worked out once for each set of eligible models.
+        """
+        if self._shared is not None:
+            scored, cuts = self._shared
+            each = cuts.each(x)
+            rate = scored.of_score(best_of(each).item())
+            shares = mix_floor(each, eligible, self.floor)
+            return rate, shares, list(accumulate(shares[0].tolist()))
+        rate = self.gate.rate_of(x)
+        assignment = self.assignment
+        if not isinstance(assignment, ConstantShares):
+            shares = assignment.probabilities(x, eligible, self.floor)
+            return rate, shares, list(accumulate(shares[0].tolist()))
+        models = None if eligible is None else eligible.tobytes()
+        kept = self._constant.get(models)
+        if kept is None:
+            shares = assignment.probabilities(x, eligible, self.floor)
+            if len(self._constant) >= _MOST_SETS:
+                self._constant.clear()
+            kept = self._constant[models] = shares, list(accumulate(shares[0].tolist()))
+        return rate, *kept
 
     def at_rate(self, rate: float) -> Self:
         """The same assignment for requests that are all randomized at this rate, in [0, 1]."""

@@ -83,7 +83,9 @@ def fixed_rate(snapshot: Snapshot) -> ConstantRate:
 
 
 @gate(
-    "uncertainty", idea="randomizes the target share until a decision is certified, then the least"
+    "uncertainty",
+    uses_contexts=False,
+    idea="randomizes the target share until a decision is certified, then the least",
 )
 def uncertainty(snapshot: Snapshot) -> ConstantRate:
     """The target rate while no decision is certified, rate_min while one is.

@@ -63,10 +63,14 @@ def best_probabilities(snapshot: Snapshot, draws: int = VALUE_DRAWS) -> Floats |
     root = covariance_root(snapshot.covariance)
     noise = keyed_normals(snapshot.seed, snapshot.models, draws)
     # The noise is added after the sign, so that the mirrored problem sees the same draws.
-    values = snapshot.oriented_values + noise @ root.T
+    # (K, draws): what is asked of every draw runs along memory.
+    values = np.ascontiguousarray((snapshot.oriented_values + noise @ root.T).T)
     spread = np.sqrt(np.diagonal(snapshot.covariance).max(initial=0.0))
-    best = values >= values.max(axis=1, keepdims=True) - _TIE * spread
-    return np.asarray((best / best.sum(axis=1, keepdims=True)).mean(axis=0), dtype=np.float64)
+    best = values >= values.max(axis=0) - _TIE * spread
+    sharing = best.sum(axis=0)
+    if (sharing == 1).all():
+        return np.asarray(best.sum(axis=1) / draws, dtype=np.float64)
+    return np.asarray(np.ascontiguousarray((best / sharing).T).mean(axis=0), dtype=np.float64)
 
 
 def smoothed_best_probabilities(snapshot: Snapshot) -> Floats | None:

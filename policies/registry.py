@@ -29,18 +29,20 @@ class Gate:
     """A registered gate: which requests to randomize.
 
     uses_estimate: whether it reads anything that rests on an estimator family (values,
-    covariance, scorer, certified). idea: what it does, in a line.
+    covariance, scorer, certified). uses_contexts: whether it reads the contexts of recent traffic
+    too. idea: what it does, in a line.
     """
 
     name: str
     function: GateFunction
     uses_estimate: bool
     idea: str = ""
+    uses_contexts: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """A registered assignment: onto which model. uses_estimate and idea as for a gate.
+    """A registered assignment: onto which model. uses_estimate, uses_contexts, idea as for a gate.
 
     baseline: whether it is there to be compared with: what a library or a textbook serves.
     """
@@ -50,6 +52,7 @@ class Assignment:
     uses_estimate: bool
     idea: str = ""
     baseline: bool = False
+    uses_contexts: bool = True
 
 
 GATES: dict[str, Gate] = {}
@@ -68,7 +71,7 @@ _DEFAULT_GATE = "fixed-rate"
 
 
 def gate(
-    name: str, *, uses_estimate: bool = True, idea: str = ""
+    name: str, *, uses_estimate: bool = True, uses_contexts: bool = True, idea: str = ""
 ) -> Callable[[GateFunction], GateFunction]:
     """Register a pure function from snapshot to rate kernel as the gate `name`.
 
@@ -77,14 +80,20 @@ def gate(
     _check_name("gate", name, name in GATES)
 
     def register(function: GateFunction) -> GateFunction:
-        GATES[name] = Gate(name, function, uses_estimate, idea or _first_line(function))
+        told = idea or _first_line(function)
+        GATES[name] = Gate(name, function, uses_estimate, told, uses_contexts)
         return function
 
     return register
 
 
 def assignment(
-    name: str, *, uses_estimate: bool = True, idea: str = "", baseline: bool = False
+    name: str,
+    *,
+    uses_estimate: bool = True,
+    uses_contexts: bool = True,
+    idea: str = "",
+    baseline: bool = False,
 ) -> Callable[[AssignmentFunction], AssignmentFunction]:
     """Register a pure function from snapshot to assignment kernel as the assignment `name`; idea as
     for a gate, baseline as in `Assignment`."""
@@ -92,7 +101,7 @@ def assignment(
 
     def register(function: AssignmentFunction) -> AssignmentFunction:
         told = idea or _first_line(function)
-        ASSIGNMENTS[name] = Assignment(name, function, uses_estimate, told, baseline)
+        ASSIGNMENTS[name] = Assignment(name, function, uses_estimate, told, baseline, uses_contexts)
         return function
 
     return register
@@ -114,6 +123,13 @@ class Policy:
     def uses_estimate(self) -> bool:
         """Whether gate or assignment reads what an estimator family says."""
         return self.gate.uses_estimate or self.assignment.uses_estimate
+
+    @property
+    def uses_contexts(self) -> bool:
+        """Whether gate or assignment reads the contexts of recent traffic; one that reads no
+        estimate reads none."""
+        parts = self.gate, self.assignment
+        return any(part.uses_estimate and part.uses_contexts for part in parts)
 
     def freeze(self, snapshot: Snapshot) -> Allocation:
         """The allocation this policy wants, within the snapshot's limits.

@@ -6,6 +6,7 @@ inside the commands, so that `--help` stays fast.
 
 from __future__ import annotations
 
+import os
 import shutil
 import textwrap
 from collections.abc import Mapping
@@ -199,6 +200,8 @@ def replay(
 
     Example: equipoise replay --experiment grid --scheduler tcp://10.0.0.5:8786
     """
+    # Matrices of a replay are too small for threads: its processes fill the cores.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     from equipoise.replay.benchmarks.base import in_flags
     from equipoise.replay.command import complete_order, run_replay
 

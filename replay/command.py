@@ -6,11 +6,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from importlib import import_module
 from pathlib import Path
-from typing import Any, cast
-
-import pandas as pd
-from rich.console import Console
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from equipoise.agent.config import SequenceName
 from equipoise.agent.estimators.base import NOTES, own_families
@@ -18,9 +16,6 @@ from equipoise.agent.maintenance.key_file import write_key
 from equipoise.policies.registry import policy
 from equipoise.replay.benchmarks import Benchmark, has_own_rewards, load_from_texts
 from equipoise.replay.benchmarks.base import OptionError
-from equipoise.replay.findings.page import write_page
-from equipoise.replay.findings.report import print_summary, write_report
-from equipoise.replay.findings.text import as_markdown, print_findings
 from equipoise.replay.harness.cluster import Source
 from equipoise.replay.harness.stream import StreamSettings, experiment, run_stream, stream_key
 from equipoise.replay.harness.sweep import Advance, Cell, cells, run_sweep, show_progress
@@ -37,10 +32,12 @@ from equipoise.replay.order import (
     write_results,
 )
 from equipoise.replay.planning import certainty
-from equipoise.replay.results.summary import invented_sentence, summarize
 from equipoise.replay.worlds import World
 from equipoise.replay.worlds.options import traffic_is_routed
-from equipoise.store.sqlite import SqliteStore
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.console import Console
 
 
 def replay(
@@ -157,6 +154,8 @@ def run_replay(order: ReplayOrder) -> None:
     if order.as_json:
         print(text, end="")
         return
+    from rich.console import Console
+
     console = Console()
     show(console)
     assert order.out is not None
@@ -165,7 +164,7 @@ def run_replay(order: ReplayOrder) -> None:
         console.print(f"The first stream's log: equipoise status {order.store}")
 
 
-Show = Callable[[Console], None]
+Show: TypeAlias = "Callable[[Console], None]"
 
 
 def run_order(order: ReplayOrder) -> tuple[pd.DataFrame, str, Show]:
@@ -183,7 +182,7 @@ def run_order(order: ReplayOrder) -> tuple[pd.DataFrame, str, Show]:
         from equipoise.replay.studies.registry import prepare as prepare_study
 
         prepared = prepare_study(order)
-    text, show = "", cast(Show, _nothing)
+    text, show = "", cast("Show", _nothing)
     with result_folder(order) as (folder, finished):
         with _progress(order, len(prepared.sweep)) as advance:
             results = run_sweep(
@@ -195,12 +194,18 @@ def run_order(order: ReplayOrder) -> tuple[pd.DataFrame, str, Show]:
                 finished,
                 order.scheduler,
                 Source(order.benchmark, tuple(order.benchmark_options)),
+                _load_results,
             )
         if folder is not None:
             text, show = _write(folder, results, prepared)
     if order.store is not None:
         keep_store(order.store, prepared.benchmark, prepared.settings, prepared.sweep[0])
     return results, text, show
+
+
+def _load_results() -> None:
+    """Import what results are made into, while other processes are at work."""
+    import_module("equipoise.replay.findings.report")
 
 
 def _nothing(console: Console) -> None:
@@ -247,6 +252,11 @@ def prepare(order: ReplayOrder) -> Prepared:
 
 
 def _write(folder: Path, results: pd.DataFrame, prepared: Prepared) -> tuple[str, Show]:
+    from equipoise.replay.findings.page import write_page
+    from equipoise.replay.findings.report import print_summary, write_report
+    from equipoise.replay.findings.text import as_markdown, print_findings
+    from equipoise.replay.results.summary import invented_sentence, summarize
+
     meta = prepared.meta
     if prepared.analyse is None:
         summary = summarize(results, meta)
@@ -263,6 +273,8 @@ def _write(folder: Path, results: pd.DataFrame, prepared: Prepared) -> tuple[str
 
 def keep_store(path: Path, benchmark: Benchmark, settings: StreamSettings, cell: Cell) -> None:
     """Run one cell again into a SQLite store, with its key beside it; whole or not at all."""
+    from equipoise.store.sqlite import SqliteStore
+
     world = World(benchmark, cell.world_options(settings))
     rule = policy(cell.policy)
     config = experiment(world, settings, rule.gate.name, rule.assignment.name, cell.steering)

@@ -8,10 +8,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, TypeAlias, get_args
 
 import msgspec
-import pandas as pd
 
 from equipoise.agent.config import SequenceName
 from equipoise.agent.estimators.base import FAMILIES
@@ -19,7 +18,6 @@ from equipoise.agent.maintenance.atomic_files import whole_folder
 from equipoise.policies.registry import policy
 from equipoise.replay.benchmarks import Benchmark, has_own_rewards
 from equipoise.replay.benchmarks.base import OptionError
-from equipoise.replay.findings.findings import Findings
 from equipoise.replay.harness.cell_cache import cells_beside, holds_cells
 from equipoise.replay.harness.stream import StreamSettings
 from equipoise.replay.harness.sweep import Cell
@@ -30,6 +28,11 @@ from equipoise.replay.worlds.options import (
     parse_options,
     traffic_is_routed,
 )
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from equipoise.replay.findings.findings import Findings
 
 DEFAULTS: dict[str, Any] = {
     "policies": ["uniform", "top-two", "track-and-stop"],
@@ -130,7 +133,7 @@ def unchanged(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any
     return {**options, "world": world}, {**DEFAULTS, **own}
 
 
-Analysis: TypeAlias = Callable[[pd.DataFrame, Mapping[str, Any]], Findings]
+Analysis: TypeAlias = "Callable[[pd.DataFrame, Mapping[str, Any]], Findings]"
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, fields
 from enum import IntEnum
 from hashlib import blake2b
 from mmap import mmap
-from typing import TypeAlias, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,12 +89,54 @@ class RequestBatch:
     unit_id: Texts | None = None
     context_id: Texts | None = None
 
+    @classmethod
+    def of_row(cls, row: RequestRow) -> Self:
+        """The batch of one request."""
+        unit, context, at, x, routed, eligible, *names = row
+        numbers = np.array((unit,)), np.array((context,)), np.array((at,), dtype=np.float64)
+        return cls(*numbers, x, np.array((routed,)), eligible, *names)
+
     def __len__(self) -> int:
         return len(self.routed)
 
 
+RequestRow: TypeAlias = tuple[
+    int, int, float, Floats, int, Flags | None, Texts | None, Texts | None, Texts | None
+]
+"""One request as plain values, in the order of the columns of `RequestBatch`: x is (1, d), eligible
+(1, K), and the names are lists of one."""
+
+
+class _OneRow:
+    """Of a batch that may hold its only row as plain values.
+
+    row: the columns in the order of the class, of one row: a number instead of an array of one,
+    arrays where a row is one (x, probabilities, eligible). None where the columns are arrays. A
+    column becomes an array when it is first asked for: who decides and folds one request at a time
+    asks for none, and twenty small arrays cost as much as the decision.
+    """
+
+    __slots__ = ("row",)
+    row: tuple[Any, ...] | None
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name):
+            if name == "row":
+                return None
+            position = _POSITIONS.get(name)
+            row = self.row
+            if position is None or row is None:
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            value = row[position]
+            if type(value) in _PLAIN and name not in _WHOLE_BATCH:
+                value = np.array((value,))
+            object.__setattr__(self, name, value)
+            return value
+
+
 @dataclass(frozen=True, slots=True)
-class DecisionBatch:
+class DecisionBatch(_OneRow):
     """n decisions made under one rule; everything needed to make them again.
 
     number: (n,) int64, consecutive. rate: (n,) the gate's e(x), the probability of randomizing.
@@ -133,8 +175,18 @@ class DecisionBatch:
     closed_by: Ints | None = None
     draw: Ints | None = None
 
+    def __post_init__(self) -> None:
+        _set_row(self, None)
+
+    @classmethod
+    def of_row(cls, row: tuple[Any, ...]) -> Self:
+        """The batch of one decision. row: see `_OneRow`."""
+        batch = cls.__new__(cls)
+        _set_row(batch, row)
+        return batch
+
     def __len__(self) -> int:
-        return len(self.number)
+        return len(self.number) if self.row is None else 1
 
     @property
     def positions(self) -> Ints:
@@ -221,15 +273,23 @@ class ExpiryBatch:
         return len(self.number)
 
 
+_PLAIN = frozenset({bool, int, float})
+_set_row = vars(_OneRow)["row"].__set__
+_POSITIONS = {field.name: at for at, field in enumerate(fields(DecisionBatch))}
+
 Batch: TypeAlias = DecisionBatch | OutcomeBatch | ObservationBatch | SimulationBatch | ExpiryBatch
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A batch with the seq of its first row; its rows have consecutive seqs."""
+    """A batch with the seq of its first row; its rows have consecutive seqs.
+
+    frame: the batch as a journal has it, where one does.
+    """
 
     seq: int
     batch: Batch
+    frame: bytes | None = None
 
     @property
     def seqs(self) -> Ints:

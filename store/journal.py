@@ -16,7 +16,8 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from equipoise.store.batches import (
     ObservationBatch,
     OutcomeBatch,
     Segment,
+    Texts,
     named_observations,
     pairs_of,
     replays_of,
@@ -55,7 +57,7 @@ from equipoise.store.errors import (
 )
 from equipoise.store.format.frames import Sync, TailWriter, as_store_errors, seed_of, to_frame
 from equipoise.store.format.mark import BLOCK
-from equipoise.store.memory import RecentOutcomes
+from equipoise.store.memory import BloomFilter, RecentOutcomes
 from equipoise.store.records import Alert, Control, Era, Gap, RuleRecord
 from equipoise.store.sql.chain import Anchor
 from equipoise.store.sql.truncation import Trimmed
@@ -66,14 +68,14 @@ from equipoise.store.sqlite.opening import Leftovers
 WAITING_ROWS = 200_000
 """Rows that may wait for SQLite: seconds of heavy traffic, some hundred megabytes at the most."""
 _GATHER_SECONDS = 0.01
+_BETWEEN_SECONDS = 0.25
+"""From one transaction to the next under traffic, unless somebody waits for it: most of what a
+transaction of few rows costs is the same for many. From rest the time doubles with each."""
 _RETRY_SECONDS = 0.2
 _BREATH_SECONDS = 0.002
 _RULES_AT_ONCE = 256
-_BITS = 27
-"""2^27 bits are 16 MB, whatever the length of history."""
-_MASK = (1 << _BITS) - 1
-_WORD = (1 << 64) - 1
-_SPREAD = 0x9E3779B97F4A7C15
+_NOBODY: Texts = ()
+_NAMES = [field.name for field in fields(DecisionBatch)].index("request_id")
 
 
 class JournaledStore(Store):
@@ -136,7 +138,7 @@ class JournaledStore(Store):
         self._before, self._since = BloomFilter(), BloomFilter()
         self._filters_whole = False
         self._change = threading.Condition()
-        self._wake = threading.Event()
+        self._wake, self._hurry = threading.Event(), threading.Event()
         self._closing = self._torn = False
         self._thread = threading.Thread(target=self._settle_on, name="settle", daemon=True)
         self._thread.start()
@@ -166,31 +168,34 @@ class JournaledStore(Store):
         if not rows:
             return first
         self._check_room(rows)
-        decisions = self._decisions
+        decisions, names = self._decisions, _NOBODY
         if isinstance(batch, DecisionBatch):
             decisions += rows
             if decisions > self._mark.reserved:
                 with as_store_errors(self.path):
                     self._mark.reserve(decisions)
-            if rows > 1 or batch.number[0] != self._decisions:
+            row = batch.row
+            if row is None or row[0] != self._decisions:
                 check_numbers(self._name, batch, self._decisions)
-            if batch.draw is not None:
+            if (row is None or row[-1] is not None) and batch.draw is not None:
                 known = self.find_draws(batch.draw.tolist())
                 check_draws(self._name, batch.draw, known)
-            self._admit_requests(batch)
-        self._tail.append(first, rows, to_frame(first, batch, self._seed))
+            names = _request_ids(batch)
+            self._admit_requests(names)
+        frame = to_frame(first, batch, self._seed)
+        self._tail.append(first, rows, frame)
         # From here on the rows are in the log.
         try:
             # Only now: a mark ahead of the tail means a loss.
             self._mark.advance(first + rows, decisions)
             if isinstance(batch, DecisionBatch):
-                self._index(batch)
+                self._index(batch, names)
             elif isinstance(batch, ObservationBatch):
                 self._observed.update(name for name in batch.request_id or () if name)
             elif isinstance(batch, OutcomeBatch):
                 self._recent.add(batch, self._decisions)
             self._next_seq = first + rows
-            self._waiting.append(Segment(first, batch))
+            self._waiting.append(Segment(first, batch, frame))
         except BaseException as error:
             self._torn = True
             raise TornAppendError(
@@ -198,6 +203,8 @@ class JournaledStore(Store):
             ) from error
         if not self._wake.is_set():
             self._wake.set()
+        if self._next_seq - self._settled > self._limit // 2:
+            self._hurry.set()
         return first
 
     def check_files(self) -> StoreError | None:
@@ -210,6 +217,7 @@ class JournaledStore(Store):
         fault = self._tail.fault()
         problem = presence.check() if fault is None else DisplacedStoreError(fault)
         if problem is not None and self.displaced is None:
+            self._hurry.set()
             self._wake.set()  # the thread saves what it can
         self.displaced = problem
         return problem
@@ -227,8 +235,11 @@ class JournaledStore(Store):
                 f"{self._name}: {self.waiting} rows wait to be written, at most {self._limit} may"
             )
 
-    def _admit_requests(self, batch: DecisionBatch) -> None:
-        names = [name for name in batch.request_id or () if name]
+    def _admit_requests(self, names: Texts) -> None:
+        if len(names) == 1 and names[0] in self._absent:
+            self._absent.clear()
+            return
+        names = [name for name in names if name]
         # A caller that has just looked these ids up need not have them looked up again.
         if not self._absent.issuperset(names):
             decided = self.find_requests(names)
@@ -238,21 +249,29 @@ class JournaledStore(Store):
             raise repeated_request(self._name, names, ())
         self._absent.clear()
 
-    def _index(self, batch: DecisionBatch) -> None:
+    def _index(self, batch: DecisionBatch, names: Texts) -> None:
         first = self._decisions
         self._decisions = first + len(batch)
-        for row in range(len(batch)):
-            self._rows[first + row] = batch, row
-        for number, name in enumerate(batch.request_id or (), first):
+        for number, name in enumerate(names, first):
             if name:
                 self._numbers[name] = number
-        self._since.add(batch.request_id or ())
+        self._since.add(names)
+        if batch.row is not None and batch.row[-1] is None:
+            self._rows[first] = batch, 0
+            return
+        for row in range(len(batch)):
+            self._rows[first + row] = batch, row
         if batch.draw is not None:
             self._draws.update(zip(batch.draw.tolist(), batch.number.tolist(), strict=True))
             self._lane_ends |= ends_of(batch.draw)
 
     def find_requests(self, request_ids: Sequence[str]) -> dict[str, int]:
         waiting = self._numbers
+        if len(request_ids) == 1 and self._filters_whole:
+            name = request_ids[0]
+            if name not in waiting and name not in self._since and name not in self._before:
+                self._absent = {name}
+                return {}
         # In this order: what leaves memory meanwhile is in SQLite already.
         numbers = {name: waiting[name] for name in request_ids if name in waiting}
         others = [name for name in request_ids if name not in numbers]
@@ -367,6 +386,7 @@ class JournaledStore(Store):
             while self._settled < end:
                 if self.trouble is not None and deadline is None:
                     raise self.trouble
+                self._hurry.set()
                 remaining = None if deadline is None else deadline - time.monotonic()
                 if remaining is not None and remaining <= 0:
                     return False
@@ -453,6 +473,7 @@ class JournaledStore(Store):
         if self._closing:
             return
         self._closing = True
+        self._hurry.set()
         self._wake.set()
         self._thread.join()
         if self._learner.is_alive():
@@ -481,10 +502,15 @@ class JournaledStore(Store):
 
     def _settle_on(self) -> None:
         """The thread: gather, write, forget, until the store is closed."""
+        last, pause = -_BETWEEN_SECONDS, _GATHER_SECONDS
         while True:
             self._wake.wait()
+            since = time.monotonic() - last
+            pause = min(2 * pause, _BETWEEN_SECONDS) if since < _BETWEEN_SECONDS else _GATHER_SECONDS
             if not self._closing:
-                time.sleep(_GATHER_SECONDS)
+                self._hurry.wait(max(_GATHER_SECONDS, pause - since))
+            last = time.monotonic()
+            self._hurry.clear()
             self._wake.clear()
             if self.displaced is not None:
                 self._log.rescue_journal()
@@ -523,12 +549,13 @@ class JournaledStore(Store):
         for segment in segments:
             batch = segment.batch
             if isinstance(batch, DecisionBatch):
-                for number in batch.number.tolist():
+                row = batch.row
+                for number in batch.number.tolist() if row is None else row[:1]:
                     del self._rows[number]
-                for name in batch.request_id or ():
+                for name in _request_ids(batch):
                     if name:
                         self._numbers.pop(name, None)
-                if batch.draw is not None:
+                if (row is None or row[-1] is not None) and batch.draw is not None:
                     for position in batch.draw.tolist():
                         del self._draws[position]
             elif isinstance(batch, ObservationBatch):
@@ -553,35 +580,6 @@ class JournaledStore(Store):
             self._change.notify_all()
 
 
-class BloomFilter:
-    """Names that were added: a new name is surely not in it, and need not be looked up in SQLite.
-
-    With ten million names it takes fewer than one new name in a hundred for one of them; with a
-    hundred million nearly all, and then costs what it saved. One thread adds, any may ask.
-
-    Python's own hash of a string is keyed anew in every process, so nobody can aim at the filter.
-    """
-
-    def __init__(self) -> None:
-        self._bits = bytearray(1 << (_BITS - 3))
-
-    def add(self, names: Iterable[str]) -> None:
-        bits = self._bits
-        for name in names:
-            key = hash(name) & _WORD
-            second = (key * _SPREAD) & _WORD
-            for place in (key & _MASK, (key >> 32) & _MASK, second >> (64 - _BITS)):
-                bits[place >> 3] |= 1 << (place & 7)
-
-    def __contains__(self, name: str) -> bool:
-        """False: it was never added. True: it may have been."""
-        bits = self._bits
-        key = hash(name) & _WORD
-        place = key & _MASK
-        if not bits[place >> 3] & (1 << (place & 7)):
-            return False
-        place = (key >> 32) & _MASK
-        if not bits[place >> 3] & (1 << (place & 7)):
-            return False
-        place = ((key * _SPREAD) & _WORD) >> (64 - _BITS)
-        return bool(bits[place >> 3] & (1 << (place & 7)))
+def _request_ids(batch: DecisionBatch) -> Texts:
+    names = batch.request_id if batch.row is None else batch.row[_NAMES]
+    return names or ()

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from equipoise.store.batches import (
     Batch,
@@ -21,6 +21,7 @@ from equipoise.store.batches import (
     ObservationBatch,
     OutcomeBatch,
     Segment,
+    Texts,
     named_observations,
     pairs_of,
     replays_of,
@@ -92,6 +93,15 @@ class MemoryStore(Store):
 
     def _admit(self, batch: DecisionBatch, rows: int) -> None:
         first = self._decisions
+        if batch.row is not None and batch.row[0] == first and batch.row[-1] is None:
+            # Decided alone, under its number: as below, and no column is made for it.
+            request_id: Texts | None = batch.row[15]
+            if request_id is not None:
+                self._name_requests(request_id, first)
+            self._decision_starts.append(first)
+            self._decision_batches.append(batch)
+            self._decisions = first + 1
+            return
         if batch.number[0] != first or batch.number[-1] != first + rows - 1:
             check_numbers(_STORE, batch, first)
         if batch.draw is not None:
@@ -106,6 +116,10 @@ class MemoryStore(Store):
         self._decisions = first + rows
 
     def _name_requests(self, request_ids: Sequence[str], first: int) -> None:
+        if len(request_ids) == 1:
+            if request_ids[0] and self._requests.setdefault(request_ids[0], first) != first:
+                raise repeated_request(_STORE, request_ids, self._requests)
+            return
         named = {name: number for number, name in enumerate(request_ids, first) if name}
         if len(named) < sum(map(bool, request_ids)) or not self._requests.keys().isdisjoint(named):
             raise repeated_request(_STORE, request_ids, self._requests)
@@ -263,3 +277,47 @@ class RecentOutcomes:
             return None
         parts = self._parts.get(number, ())
         return [slice_rows(batch, row, row + 1) for batch, row in parts]
+
+
+_BITS = 27
+"""2^27 bits are 16 MB, whatever the length of history."""
+_MASK = (1 << _BITS) - 1
+_WORD = (1 << 64) - 1
+_SPREAD = 0x9E3779B97F4A7C15
+
+
+class BloomFilter:
+    """Names that were added: a new name is surely not in it, and need not be looked up in SQLite.
+
+    With ten million names it takes fewer than one new name in a hundred for one of them; with a
+    hundred million nearly all, and then costs what it saved. One thread adds, any may ask.
+
+    Python's own hash of a string is keyed anew in every process, so nobody can aim at the filter.
+    """
+
+    def __init__(self) -> None:
+        self._bits = bytearray(1 << (_BITS - 3))
+        self._empty = True
+
+    def add(self, names: Iterable[str]) -> None:
+        bits, self._empty = self._bits, False
+        for name in names:
+            key = hash(name) & _WORD
+            second = (key * _SPREAD) & _WORD
+            for place in (key & _MASK, (key >> 32) & _MASK, second >> (64 - _BITS)):
+                bits[place >> 3] |= 1 << (place & 7)
+
+    def __contains__(self, name: str) -> bool:
+        """False: it was never added. True: it may have been."""
+        if self._empty:
+            return False
+        bits = self._bits
+        key = hash(name) & _WORD
+        place = key & _MASK
+        if not bits[place >> 3] & (1 << (place & 7)):
+            return False
+        place = (key >> 32) & _MASK
+        if not bits[place >> 3] & (1 << (place & 7)):
+            return False
+        place = ((key * _SPREAD) & _WORD) >> (64 - _BITS)
+        return bool(bits[place >> 3] & (1 << (place & 7)))

@@ -104,7 +104,8 @@ another request, so no model answered this one."""
 LANE_BITS = 40
 """Bits of a position that count within a lane: a trillion decisions."""
 MOST_LANES = (1 << (63 - LANE_BITS)) - 1
-_DECISION_ID = re.compile(r"d(?:([1-9][0-9]{0,6})-)?(0|[1-9][0-9]{0,17})")
+_NUMBERS = 10**18
+_OF_A_LANE = re.compile(r"d([1-9][0-9]{0,6})-(0|[1-9][0-9]{0,17})")
 
 
 def decision_id(position: int) -> str:
@@ -124,12 +125,16 @@ def decision_position(name: str) -> int | None:
     >>> decision_position("d3-7") == (3 << LANE_BITS) + 7, decision_position("d01")
     (True, None)
     """
-    matched = _DECISION_ID.fullmatch(name)
+    try:
+        number = int(name[1:])
+    except ValueError:
+        number = -1
+    if 0 <= number < _NUMBERS and name == f"d{number}":
+        return number
+    matched = _OF_A_LANE.fullmatch(name)
     if matched is None:
         return None
-    lane, counter = int(matched[1] or 0), int(matched[2])
-    if not lane:
-        return counter
+    lane, counter = int(matched[1]), int(matched[2])
     return None if lane > MOST_LANES or counter >> LANE_BITS else (lane << LANE_BITS) + counter
 
 

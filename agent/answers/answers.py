@@ -47,7 +47,7 @@ from equipoise.agent.config import ExperimentConfig
 from equipoise.agent.estimators import LeftOut, Off, without_far_groups
 from equipoise.agent.estimators import estimate as estimate_families
 from equipoise.agent.estimators.base import Estimate, Estimates
-from equipoise.agent.estimators.ipw import routing_value
+from equipoise.agent.estimators.ipw import balanced, routing_value
 from equipoise.agent.features import Transform
 from equipoise.agent.inference.prediction import Prediction
 from equipoise.agent.inference.projection import nearest
@@ -184,7 +184,6 @@ class Answers:
         self._outputs = OutputMaps()
         self._view: View | None = None
         self._view_of = (-1, 0)
-        self._sound: tuple[View, tuple[Moments, tuple[LeftOut, ...]]] | None = None
 
     @property
     def sign(self) -> int:
@@ -200,28 +199,29 @@ class Answers:
 
     def estimates(self, families: Iterable[str]) -> Estimates:
         """Values of the models by each of these families."""
-        reward = self.state.config.reward
-        estimates = estimate_families(
-            self.view().moments,
-            list(families),
-            sound=self.sound(),
+        reward, view, names = self.state.config.reward, self.view(), list(families)
+        # The plain experiment looks at none of what is made of the sums for the others.
+        others = any(name != PLAIN for name in names)
+        made = estimate_families(
+            view.moments,
+            names,
+            sound=self.sound() if others else (view.moments, ()),
+            even=view.once("even", lambda: balanced(self.sound()[0])) if others else view.moments,
             off=self.off,
             before=self.before,
             reward_range=(reward.low, reward.high),
+            made=view.estimates,
         )
-        return Estimates(estimates, self.state.models)
+        return Estimates(made, self.state.models)
 
     def sound(self) -> tuple[Moments, tuple[LeftOut, ...]]:
         """The sums without groups in which a value far off drowns all others, and what they were;
         copies that the caller must not write to."""
-        view = self.view()
-        if self._sound is None or self._sound[0] is not view:
-            self._sound = view, without_far_groups(view.moments)
-        return self._sound[1]
+        return self.view().once("sound", lambda: without_far_groups(self.view().moments))
 
     def routing(self) -> tuple[float, float]:
         """Value of today's routing and its variance, reward units."""
-        return routing_value(self.view().moments)
+        return self.view().once("routing", lambda: routing_value(self.view().moments))
 
     def recommendation(self, family: str | None = None) -> Recommendation:
         """The answer of one family, by default the configured one, with what happens to requests
@@ -336,10 +336,8 @@ class Answers:
         """What is certified: of the whole traffic, or of segment number `part` from 1 on."""
         view, state, asked = self.view(), self.state, self.conditions
         of = state.certifier, state.rule.rule_id, asked, part
-        if of not in view.answers:
-            view.answers[of] = state.certifier.certified(view.certified, state.rule, asked, part)
-        answer: Certified = view.answers[of]
-        return answer
+        answer = partial(state.certifier.certified, view.certified, state.rule, asked, part)
+        return view.once(of, answer)
 
     def era_answer(self) -> EraAnswer:
         """What is certified of the era in force, as it is kept when that ends."""
@@ -348,10 +346,13 @@ class Answers:
 
     def certified_winner(self) -> str | None:
         """The model certified within epsilon of the best at level delta, at any time."""
-        winner = self.state.certifier.winner(
-            self.view().certified, self.state.rule, self.conditions
-        )
-        return None if winner is None else self.state.models[winner]
+        view, state, asked = self.view(), self.state, self.conditions
+        whole = view.answers.get((state.certifier, state.rule.rule_id, asked, 0))
+        if isinstance(whole, Certified):
+            best = whole.standing.winner()
+            return None if best is None else state.models[best[0]]
+        winner = state.certifier.winner(view.certified, state.rule, asked)
+        return None if winner is None else state.models[winner]
 
     def status(self, part: int = 0) -> Status:
         """The decision status of the whole traffic, or of segment number `part` from 1 on."""
@@ -425,7 +426,8 @@ class Answers:
 
     def behind(self) -> Behind:
         """What waits, what that holds back, and which decision does."""
-        return self.state.light.pending.behind(self.view().watermark)
+        view, table = self.view(), self.state.light.pending
+        return view.once("behind", lambda: table.behind(view.watermark))
 
     def checks(self, at: float | None = None) -> Checks:
         """What every check says of the era in force, as far as it is logged; nothing is done.
@@ -433,7 +435,7 @@ class Answers:
         at: seconds since the epoch, now; None and 0 take the time of the newest decision.
         """
         state = self.state
-        monitors = state.fold.watched()
+        monitors = state.fold.watched(self.view())
         monitors.begin(state.rule.era)
         configured = state.config.policy.estimator
         families = self.estimates(dict.fromkeys((*REPRESENTATION_FAMILIES, configured, *self.off)))
@@ -496,18 +498,16 @@ class Answers:
         policy needs it."""
         state = self.state
         estimate = self.policy_estimate() if estimate is None else estimate
-        gated = state.config.policy.gate != "fixed-rate"
+        gated, looks = state.config.policy.gate != "fixed-rate", state.policy.uses_contexts
         return build_snapshot(
             state.config,
             self.view().moments,
             estimate,
-            sound=self.sound()[0],
+            sound=None if estimate is None else self.sound()[0],
             requests=state.light.pending.next,
             certified=gated and self.certified_winner() is not None,
             seed=state.light.pending.next,
-            contexts=recent_contexts(state.light, state.store)
-            if state.policy.uses_estimate
-            else None,
+            contexts=recent_contexts(state.light, state.store) if looks else None,
             rate=state.purse.rate(state.config.limits.rate),
             outputs=self._outputs,
         )

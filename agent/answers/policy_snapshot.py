@@ -11,7 +11,6 @@ from equipoise.agent.budget.purse import declared_prices, model_costs
 from equipoise.agent.config import ExperimentConfig
 from equipoise.agent.estimators.base import Estimate, Scorer
 from equipoise.agent.estimators.linear import mean_features, regressions
-from equipoise.agent.moments.additive import between, merged_mean
 from equipoise.agent.moments.arms import ArmMoments
 from equipoise.agent.moments.state import Moments
 from equipoise.agent.state.fold import LightFold
@@ -66,14 +65,7 @@ def sample_moments(arms: ArmMoments) -> tuple[Floats, Floats, Floats]:
     Means without a reward and variances without two are NaN. For policies alone, which steer by
     them as gateways do and lose no more than requests where shares moved: no answer rests on them.
     """
-    count = np.zeros(arms.count.shape[1])
-    mean, scatter = np.zeros_like(count), np.zeros_like(count)
-    for group in range(len(arms.count)):
-        more = arms.count[group]
-        step = arms.plain_mean[group]
-        scatter += arms.plain_scatter[group] + between(count, mean, more, step)
-        mean = merged_mean(count, mean, more, step)
-        count = count + more
+    count, mean, scatter = _merged(arms.count, arms.plain_mean, arms.plain_scatter)
     mean = np.where(count > 0, mean, np.nan)
     variance = np.where(count > 1, scatter / np.maximum(count - 1, 1), np.nan)
     return count, mean, variance
@@ -86,18 +78,26 @@ def logged_moments(arms: ArmMoments) -> tuple[Floats, Floats, Floats]:
     these stand for all of the traffic and those for when the model was drawn.
     """
     count = arms.count.sum(axis=0)
-    weight, mean, scatter = (np.zeros_like(count) for _ in range(3))
-    for group in range(len(arms.count)):
-        more, step = arms.weight[group], arms.mean[group]
-        scatter += arms.scatter[group] + between(weight, mean, more, step)
-        mean = merged_mean(weight, mean, more, step)
-        weight = weight + more
+    weight, mean, scatter = _merged(arms.weight, arms.mean, arms.scatter)
     weighted = weight > 0
     squares = arms.weight_sq.sum(axis=0)
     effective = np.divide(weight**2, squares, out=np.zeros_like(weight), where=weighted)
     spread = np.divide(scatter, weight, out=np.zeros_like(weight), where=weighted)
     variance = np.where(effective > 1, spread * effective / np.maximum(effective - 1, 1e-9), np.nan)
     return count, np.where(weighted, mean, np.nan), variance
+
+
+def _merged(weight: Floats, mean: Floats, scatter: Floats) -> tuple[Floats, Floats, Floats]:
+    """Weight, mean and scatter (K,) of groups (G, K) merged one after the other, as moments are."""
+    total = np.vstack([np.zeros_like(weight[0]), np.cumsum(weight, axis=0)])
+    before, after = total[:-1], total[1:]
+    share = np.divide(weight, after, out=np.zeros_like(after), where=after > 0)
+    means = np.zeros_like(total)
+    for group, more in enumerate(mean):
+        means[group + 1] = means[group] + share[group] * (more - means[group])
+    step = mean - means[:-1]
+    factor = np.divide(before * weight, after, out=np.zeros_like(after), where=after > 0)
+    return total[-1], means[-1], np.cumsum(scatter + factor * step * step, axis=0)[-1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +188,7 @@ class OutputMaps:
         self._count: Floats | None = None
         self._former = 0
         self._made: tuple[Floats, Floats] | None = None
+        self._designs: dict[bool, tuple[Floats, Floats, Floats]] = {}
 
     def of(self, moments: Moments) -> tuple[Floats, Floats]:
         """Maps (K, p, 1 + d) and spread (K, p, p); not to be written to."""
@@ -196,35 +197,45 @@ class OutputMaps:
         if self._made is None or not same or former != self._former:
             maps = output_maps(moments)
             self._count, self._made = count.copy(), (maps, output_spread(moments, maps))
-            self._former = former
+            self._former, self._designs = former, {}
         return self._made
+
+    def designs(self, moments: Moments, effects: bool) -> tuple[Floats, Floats, Floats]:
+        """`design`, `value_design` and `spread` of a `ContextScorer`, with an effect per model or
+        without; not to be written to."""
+        maps, around = self.of(moments)
+        if effects in self._designs:
+            return self._designs[effects]
+        size, p = len(maps), maps.shape[1]
+        extra = size if effects else 0
+        design = np.zeros((size, maps.shape[2], p + extra))
+        design[:, :, :p] = maps.transpose(0, 2, 1)
+        values = np.zeros((size, p + extra))
+        values[:, 0] = 1.0
+        values[:, 1:p] = mean_features(moments.simulation)
+        spread = np.zeros((size, p + extra, p + extra))
+        spread[:, :p, :p] = around
+        if effects:
+            own = np.arange(size)
+            design[own, 0, p + own] = values[own, p + own] = 1.0
+        self._designs[effects] = design, values, spread
+        return self._designs[effects]
 
 
 def context_scorer(
     moments: Moments, scorer: Scorer, models: tuple[str, ...], outputs: OutputMaps | None = None
 ) -> ContextScorer:
     """A fitted scorer as a posterior for the value of every model at a context, and overall."""
-    maps, around = (outputs or OutputMaps()).of(moments)
-    size, p = len(models), maps.shape[1]
-    extra = size if scorer.model_effects else 0
-    design = np.zeros((size, maps.shape[2], p + extra))
-    design[:, :, :p] = maps.transpose(0, 2, 1)
-    values = np.zeros((size, p + extra))
-    values[:, 0] = 1.0
-    values[:, 1:p] = mean_features(moments.simulation)
-    spread = np.zeros((size, p + extra, p + extra))
-    spread[:, :p, :p] = around
-    keys = [f"phi:{index}" for index in range(p)]
+    design, values, spread = (outputs or OutputMaps()).designs(moments, scorer.model_effects)
+    keys = [f"phi:{index}" for index in range(moments.dimensions.features)]
     if scorer.model_effects:
-        own = np.arange(size)
-        design[own, 0, p + own] = values[own, p + own] = 1.0
         keys += [f"model:{name}" for name in models]
     return ContextScorer(
         theta=scorer.theta,
         covariance=scorer.covariance,
         design=design,
         noise_keys=tuple(keys),
-        residual_variances=np.full(size, scorer.residual_variance),
+        residual_variances=np.full(len(models), scorer.residual_variance),
         value_design=values,
         spread=spread,
     )

@@ -16,7 +16,7 @@ from equipoise.agent.budget.ledger import Ledger
 from equipoise.agent.config import ExperimentConfig
 from equipoise.agent.features.transform import ColumnRange
 from equipoise.policies.allocation import Allocation
-from equipoise.policies.draw import draw
+from equipoise.policies.draw import draw, draw_one
 from equipoise.store.batches import Closure, Flags, Floats, Ints, RequestBatch, text_keys
 
 
@@ -125,14 +125,21 @@ class Caps:
 
     def __init__(self, excluded: list[str], caps: Floats, quotas: Quotas | None = None) -> None:
         self._excluded = np.sort(text_keys("unit", excluded))
+        self._excluded_units = frozenset(self._excluded.tolist())
         self._caps = caps
         self._capped = bool(np.isfinite(caps).any())
         self._quotas = quotas or None
+        self._open: tuple[Ledger | None, int, Flags] = None, -1, np.zeros((1, 0), dtype=bool)
 
     @property
     def counts_models(self) -> bool:
         """Whether any model has a cap."""
         return self._capped
+
+    @property
+    def counts_rows(self) -> bool:
+        """Whether a segment or a user has a limit, which every row before may use up."""
+        return self._quotas is not None
 
     def full(self, ledger: Ledger) -> Flags:
         """(K,) models that have had all they may get."""
@@ -187,6 +194,44 @@ class Caps:
             start += stop
         return _joined(parts, None if mask.all() and requests.eligible is None else mask)
 
+    def draw_one(
+        self,
+        allocation: Allocation,
+        unit: int,
+        x: Floats,
+        routed: int,
+        eligible: Flags | None,
+        uniform: float,
+        ledger: Ledger,
+    ) -> tuple[float, Floats, int, bool, int, Flags | None]:
+        """As `draw` of one request on plain numbers, the same bits, where no row has limits
+        (`counts_rows`). x: (1, d); eligible: (1, K). Returns the columns of `CappedDraw`, shares
+        and eligible (1, K)."""
+        given = eligible is not None
+        if self._capped:
+            everybody = self._still_open(ledger)
+            eligible = everybody if eligible is None else eligible & everybody
+        rate, shares, cumulated = allocation.allocate_one(x, eligible)
+        closed_by = 0
+        if eligible is not None and not eligible.any():
+            closed_by = _INELIGIBLE
+        if unit in self._excluded_units:
+            closed_by = _EXCLUDED
+        if closed_by:
+            rate = 0.0
+        model, randomized = draw_one(uniform, rate, cumulated, routed)
+        if not given and eligible is not None and eligible.all():
+            eligible = None
+        return rate, shares, model, randomized, closed_by, eligible
+
+    def _still_open(self, ledger: Ledger) -> Flags:
+        """(1, K) models that may get more; looked at anew only after a draw."""
+        of, drawn, still = self._open
+        if of is not ledger or drawn != ledger.drawn:
+            still = ~self.full(ledger)[None, :]
+            self._open = ledger, ledger.drawn, still
+        return still
+
 
 def model_caps(config: ExperimentConfig) -> Floats:
     """(K,) the declared caps, inf where there is none."""
@@ -207,9 +252,9 @@ def _draw(
     closed_by = np.zeros(len(routed), dtype=np.int64)
     if eligible is not None:
         # No eligible model: nothing to randomize.
-        closed_by[~eligible.any(axis=1)] = Closure.INELIGIBLE
+        closed_by[~eligible.any(axis=1)] = _INELIGIBLE
     if excluded is not None:
-        closed_by[excluded[rows]] = Closure.EXCLUDED
+        closed_by[excluded[rows]] = _EXCLUDED
     if eligible is not None or excluded is not None:
         rate = np.where(closed_by > 0, 0.0, rate)
     model, randomized = draw(uniform[rows], rate, shares, routed)
@@ -231,6 +276,7 @@ def _within(drawn: CappedDraw, run: QuotaCount, requests: RequestBatch, rows: sl
     )
 
 
+_INELIGIBLE, _EXCLUDED = int(Closure.INELIGIBLE), int(Closure.EXCLUDED)
 _COLUMNS = ("rate", "shares", "model", "randomized", "closed_by")
 
 

@@ -37,7 +37,7 @@ class Arrivals:
     def take(self, at: Floats) -> None:
         """Count n requests that arrived at these times (n,)."""
         if len(at) == 1:
-            self._take_one(float(at[0]))
+            self.take_one(float(at[0]))
             return
         if not len(at):
             return
@@ -46,12 +46,17 @@ class Arrivals:
             self.first, self.latest = low, high
         self.first, self.latest = min(self.first, low), max(self.latest, high)
         self.total += len(at)
+        if low // WIDTH == high // WIDTH:
+            self._open(int(high // WIDTH))
+            if int(high // WIDTH) > self._newest - 2 * BINS:
+                self._counts[int(high // WIDTH) % (2 * BINS)] += len(at)
+            return
         number: Ints = np.floor(at / WIDTH).astype(np.int64)
         self._open(int(number.max()))
         recent = number[number > self._newest - 2 * BINS]
         np.add.at(self._counts, recent % (2 * BINS), 1.0)
 
-    def _take_one(self, at: float) -> None:
+    def take_one(self, at: float) -> None:
         """The same for a single request, at a fraction of the cost."""
         if self.total == 0:
             self.first = self.latest = at
@@ -122,6 +127,7 @@ class Ledger:
     (K, K) the sum of e pi of all decisions, what the draws were to give on average. by_segment,
     expected_by_segment: (S,) the same per declared segment with a cap. users: requests since the
     first that was randomized, and how many of them were, by unit; empty unless `per_user`.
+    drawn: grows with whatever changes `spent`.
     """
 
     def __init__(
@@ -134,6 +140,30 @@ class Ledger:
         self.users: dict[int, tuple[int, int]] = {}
         self.arrivals = Arrivals()
         self._segments, self._per_user = tuple(segments), per_user
+        self.drawn = 0
+        self._mean: tuple[float, Floats | None, Floats] = 0.0, None, np.zeros(models)
+
+    def take_one(
+        self, at: float, routed: int, rate: float, shares: Floats, model: int, randomized: bool
+    ) -> None:
+        """As `take` of one decision on plain numbers, the same bits, where nothing is counted by
+        segment or user. shares: (1, K)."""
+        self.arrivals.take_one(at)
+        if rate:
+            before, of, mean = self._mean
+            if of is not shares or before != rate:
+                mean = rate * shares[0]
+                self._mean = rate, shares, mean
+            row = self.expected[routed]
+            np.add(row, mean, out=row)
+        if randomized:
+            self.spent[routed, model] += 1.0
+            self.drawn += 1
+
+    @property
+    def counts_rows(self) -> bool:
+        """Whether anything is counted by segment or user."""
+        return self._per_user or bool(self._segments)
 
     def take(self, batch: DecisionBatch) -> None:
         """Add n decisions."""
@@ -152,10 +182,15 @@ class Ledger:
             self.expected[routed] += batch.rate[0] * batch.probabilities[0]
             if batch.randomized[0]:
                 self.spent[routed, batch.model[0]] += 1.0
+                self.drawn += 1
             return
-        np.add.at(self.expected, batch.routed, batch.rate[:, None] * batch.probabilities)
-        picked = batch.randomized
+        # Cell by cell in the order of the rows, so that how the log is cut says nothing.
+        models, picked = len(self.spent), batch.randomized
+        cells = models * batch.routed[:, None] + np.arange(models)
+        mean = batch.rate[:, None] * batch.probabilities
+        np.add.at(self.expected.reshape(-1), cells.reshape(-1), mean.reshape(-1))
         np.add.at(self.spent, (batch.routed[picked], batch.model[picked]), 1.0)
+        self.drawn += 1
 
     def _take_users(self, batch: DecisionBatch) -> None:
         users = self.users
@@ -198,3 +233,4 @@ class Ledger:
         self.expected_by_segment = np.array(expected_by_segment)
         self.users = {user: (seen, got) for user, seen, got in users.tolist()}
         self.arrivals.load(arrivals)
+        self.drawn += 1

@@ -158,6 +158,17 @@ class Purse:
         return result if result is not None and result.any() else None
 
     @property
+    def covered(self) -> bool:
+        """Whether the next request is covered, whatever is drawn for it: what `stopped` says of a
+        request alone."""
+        for name, limit in self.limits.items():
+            worst = self._worst[name]
+            room = limit * (1.0 + _ROUNDING) - self._spent[name] - worst
+            if room < 0.0 or worst == np.inf:
+                return False
+        return True
+
+    @property
     def exhausted(self) -> Exhausted | None:
         """Why the next request is not covered, whatever is drawn for it; None where it is."""
         if not self.limits.keys() <= self._worst.keys():
@@ -179,6 +190,11 @@ class Purse:
                     self._spent[name] += float(charges[routed[0], model[0]])
             else:
                 self._spent[name] += float(charges[routed[randomized], model[randomized]].sum())
+
+    def charge_one(self, routed: int, model: int) -> None:
+        """Count a decision that was randomized."""
+        for name in self.limits:
+            self._spent[name] += float(self._charges[name][routed, model])
 
     def by_model(self, name: str) -> Floats:
         """(K,) mean charge of a request that is randomized onto each model, by who is routed."""

@@ -230,7 +230,8 @@ def plan_command(of_benchmark: OfBenchmark, validate: Validate) -> Callable[...,
             ask=ask,
             seed=seed,
         )
-        answer = _answer(fields, store, benchmark, world or [], of_benchmark)
+        shown = every or as_json or csv is not None or html is not None
+        answer = _answer(fields, store, benchmark, world or [], of_benchmark, shown)
         _deliver(answer, csv, html, as_json, every)
 
     return plan
@@ -312,6 +313,7 @@ def _answer(
     benchmark: str | None,
     world: list[str],
     of_benchmark: OfBenchmark,
+    every: bool,
 ) -> Plan:
     from equipoise.agent.errors import PlanError
     from equipoise.agent.planning.plan import make_plan
@@ -326,10 +328,11 @@ def _answer(
         from equipoise.agent.planning.stored import of_experiment
 
         with reading(store) as (opened, config):
-            return make_plan(*of_experiment(Agent(config, opened, None).answers, fields))
+            answers = Agent(config, opened, None).answers
+            return make_plan(*of_experiment(answers, fields), every=every)
     if benchmark is not None:
-        return make_plan(of_benchmark(benchmark, world, fields))
-    return make_plan(Problem.of_numbers(read_request(fields)))
+        return make_plan(of_benchmark(benchmark, world, fields), every=every)
+    return make_plan(Problem.of_numbers(read_request(fields)), every=every)
 
 
 def _deliver(answer: Plan, csv: Path | None, html: Path | None, as_json: bool, every: bool) -> None:

@@ -14,13 +14,16 @@ from equipoise.agent.budget.caps import segment_ranges
 from equipoise.agent.decisions.uniforms import Uniforms
 from equipoise.agent.lifecycle import stored_config
 from equipoise.agent.lifecycle.eras import OBSERVING, StopNotes
+from equipoise.agent.lifecycle.rules import Rule
 from equipoise.agent.state.sticky_units import follow
 from equipoise.policies.draw import draw
-from equipoise.store.batches import Closure, DecisionBatch, Flags, RequestBatch
+from equipoise.store.batches import Closure, DecisionBatch, Flags, RequestBatch, RequestRow
 from equipoise.store.lanes import Publication, Tickets
 from equipoise.store.records import LANE_BITS
 
 _NO_TICKETS = Tickets(draws=0)
+_OBSERVING, _PAUSED, _BUDGET = int(Closure.OBSERVING), int(Closure.PAUSED), int(Closure.BUDGET)
+_DECIDED, _SLICE = int(Closure.DECIDED), int(Closure.SLICE)
 
 
 class Decider:
@@ -41,6 +44,7 @@ class Decider:
         self._stops = StopNotes(state.store, state.light.pending.next)
         self._config_version = stored_config.version(state.store)
         self.would_randomize = 0
+        self._compiled: tuple[Rule | None, Flags | None] = None, None
 
     def begin(self, at: float) -> None:
         """Note what holds before the first decision of a new store. at: seconds since the epoch."""
@@ -96,6 +100,68 @@ class Decider:
             leader = state.light.units.leaders(requests, state.light.pending, first)
             batch = follow(replace(batch, leader=leader), state.light.pending)
         return self._within_hard_stops(batch)
+
+    @property
+    def takes_rows(self) -> bool:
+        """Whether `decide_one` can: units are not sticky, and no segment or user has a limit."""
+        state = self._state
+        return state.config.units is None and not state.caps.counts_rows
+
+    def decide_one(self, request: RequestRow) -> DecisionBatch:
+        """As `decide` of one valid request, the same bits, on plain numbers. Only where
+        `takes_rows`; what is the same for a whole rule is worked out with its first request."""
+        unit, context, at, x, routed, eligible, request_id, unit_id, context_id = request
+        state = self._state
+        rule, number = state.rule, state.store.decisions
+        known, active = self._compiled
+        if known is not rule:
+            active = None if rule.active.all() else rule.active[None, :]
+            self._compiled = rule, active
+        if active is not None:
+            eligible = active if eligible is None else eligible & active
+        position = self._origin + number
+        uniform = self._uniforms.one(position)
+        rate, shares, model, randomized, closed_by, eligible = state.caps.draw_one(
+            rule.allocation, unit, x, routed, eligible, uniform, state.light.ledger
+        )
+        if state.observing_only and not rule.stops:
+            self.would_randomize += randomized
+        reason = self._hard_stop(number, at)
+        if reason:
+            rate, model, randomized, closed_by = 0.0, routed, False, closed_by or reason
+        draw = position if self._origin else None
+        row = (number, unit, context, at, x, routed, rate, shares, uniform, model, randomized)
+        end = (closed_by > 0, rule.rule_id, rule.era, eligible, request_id, unit_id, context_id)
+        return DecisionBatch.of_row((*row, *end, None, closed_by, draw))
+
+    def _hard_stop(self, number: int, at: float) -> int:
+        """The `Closure` that nobody may be randomized for now, 0 for none: `_within_hard_stops` of
+        one request."""
+        state = self._state
+        off = OBSERVING if state.observing_only else state.paused
+        limit = state.purse.limits.get("requests")
+        self._stops.note(number, off, limit, self._config_version, at)
+        if off is not None:
+            return _OBSERVING if state.observing_only else _PAUSED
+        if state.rule.stops:
+            return _DECIDED
+        if not self._origin:
+            return 0 if state.purse.covered else _BUDGET
+        if self._has_tickets(self.tickets or _NO_TICKETS):
+            return 0
+        return _BUDGET if self.exhausted else _SLICE
+
+    def _has_tickets(self, tickets: Tickets) -> bool:
+        """Whether any draw for one more request has a ticket: `_within_tickets` of it alone."""
+        if tickets.unlimited:
+            return True
+        drawn, active = self._state.light.ledger.by_model.tolist(), self._state.rule.active
+        if tickets.draws is not None and sum(drawn) >= tickets.draws:
+            return False
+        return not any(
+            limit is not None and active[model] and drawn[model] >= limit
+            for model, limit in enumerate(tickets.models)
+        )
 
     def _within_hard_stops(self, batch: DecisionBatch) -> DecisionBatch:
         """The batch with every request that may not be randomized served as routed."""

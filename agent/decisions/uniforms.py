@@ -50,6 +50,13 @@ class Uniforms:
             offset = first - self._start
         return self._block[offset : offset + count]
 
+    def one(self, number: int) -> float:
+        """The uniform of one decision."""
+        offset = number - self._start
+        if 0 <= offset < len(self._block):
+            return self._block.item(offset)
+        return self.of(number, 1).item()
+
     def at(self, positions: Ints) -> Floats:
         """(n,) uniforms of decisions at these positions (n,), in any order."""
         result = np.empty(len(positions))

@@ -10,7 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from equipoise.agent.config import ExperimentConfig
-from equipoise.agent.errors import AgentError, ConflictError, UnknownDecisionError, check_times
+from equipoise.agent.errors import (
+    LATEST,
+    AgentError,
+    ConflictError,
+    UnknownDecisionError,
+    check_times,
+)
 from equipoise.agent.features import Transform
 from equipoise.agent.state.attempts import (
     MOST_ATTEMPTS,
@@ -28,12 +34,14 @@ from equipoise.store.batches import (
     ObservationBatch,
     OutcomeBatch,
     RequestBatch,
+    RequestRow,
     SimulationBatch,
     select,
 )
 from equipoise.store.contract import Store
 from equipoise.store.records import LANE_BITS, Gap, decision_id
 
+_FLAG = np.dtype(np.bool_)
 MOST_COST = 1e6
 """USD that one request on a model may cost: more is another unit, and would stop a budget."""
 
@@ -59,6 +67,29 @@ class Validator:
         self._transform = transform
         self._light = light
         self._store = store
+
+    def plain(self, batch: RequestBatch) -> RequestRow | None:
+        """One request as plain values; None where `check_requests` has to look closer."""
+        unit, context, at, routed = batch.unit, batch.context, batch.at, batch.routed
+        if not (unit.shape == context.shape == at.shape == routed.shape == (1,)):
+            return None
+        row = unit.item(), context.item(), at.item(), batch.x, routed.item(), batch.eligible
+        names = batch.request_id, batch.unit_id, batch.context_id
+        return (*row, *names) if self.sound(*row) else None
+
+    def sound(
+        self, unit: int, context: int, at: float, x: Floats, routed: int, eligible: Flags | None
+    ) -> bool:
+        """Whether one request is certainly fine. x: (1, d); eligible: (1, K)."""
+        if type(unit) is not int or type(context) is not int or type(routed) is not int:
+            return False
+        if type(at) is not float or not (0.0 <= at <= LATEST and 0 <= routed < self._models):
+            return False
+        if eligible is not None and (
+            eligible.shape != (1, self._models) or eligible.dtype is not _FLAG
+        ):
+            return False
+        return self._transform.sound_context(x)
 
     def check_requests(self, batch: RequestBatch) -> None:
         """Raise AgentError naming the column, the row, the value and what was expected."""
@@ -168,6 +199,14 @@ class Validator:
         if not doubtful.any():
             return batch, 0
         fresh = ~doubtful
+        if batch.metrics is None and batch.attempts is None:
+            # Repeats of what the table holds; all else is looked at row by row.
+            again = (number >= table.base) & (batch.attempt == 0)
+            again &= ~with_reward | (table.has_reward[at] & (table.reward[at] == batch.reward))
+            if q:
+                same = table.has_outputs[at] & (table.y[at] == batch.outputs).all(axis=1)
+                again &= same | np.isnan(batch.outputs).all(axis=1)
+            doubtful &= ~again
         for row in np.flatnonzero(doubtful).tolist():
             fresh[row] = self._says_more(batch, row)
         return select(batch, fresh), int(count - np.count_nonzero(fresh))
@@ -275,6 +314,10 @@ class Validator:
         Raises ConflictError where it contradicts what is known: a part is accepted once.
         """
         number = int(batch.number[row])
+        if number < self._light.pending.base and any(
+            _same_part(batch, row, part) for part in self._store.outcome_parts(number)
+        ):
+            return False
         more = False
         for (name, before), new in zip(
             self._known(number), _parts(batch, row, len(self._guardrails)), strict=True
@@ -409,6 +452,17 @@ def _parts(batch: OutcomeBatch, row: int, metrics: int) -> list[Floats]:
     """Reward (1,), outputs (q,) and each metric (1,) of one part, NaN where it carries none."""
     values = np.full(metrics, np.nan) if batch.metrics is None else batch.metrics[row]
     return [batch.reward[row : row + 1], batch.outputs[row], *values[:, None]]
+
+
+def _same_part(batch: OutcomeBatch, row: int, part: OutcomeBatch) -> bool:
+    """Whether a row says what another part (1,) says, and neither has metrics or attempts."""
+    more = batch.metrics, batch.attempts, part.metrics, part.attempts
+    return (
+        all(each is None for each in more)
+        and batch.attempt[row] == part.attempt[0] == 0
+        and batch.reward[row : row + 1].tobytes() == part.reward.tobytes()
+        and batch.outputs[row].tobytes() == part.outputs.tobytes()
+    )
 
 
 def _shown(values: Floats) -> str:

@@ -58,6 +58,8 @@ __all__ = [
 
 Off: TypeAlias = Mapping[str, str]
 """Families that are not to be computed, and why."""
+Made: TypeAlias = tuple[str, str | None, tuple[float, float] | None]
+"""What an estimate depends on beside the moments: family, why it is off, range of the reward."""
 TOO_FAR = "values far off are in too many groups to be left out"
 _FAR_OUTSIDE = 100.0
 """Ranges of the reward beyond which a value is no estimate but lost digits."""
@@ -68,18 +70,21 @@ def estimate(
     names: Iterable[str] | None = None,
     *,
     sound: tuple[Moments, Sequence[LeftOut]] | None = None,
+    even: Moments | None = None,
     off: Off = MappingProxyType({}),
     before: Callable[[str], None] | None = None,
     reward_range: tuple[float, float] | None = None,
+    made: dict[Made, Estimate] | None = None,
 ) -> dict[str, Estimate]:
     """Estimates of the named families (all but variants for None), in the order asked for.
 
     Every family goes by the logged probabilities: EXP rows stand for all of the traffic, however
     e and pi moved (`balanced`).
     sound: what `without_far_groups` makes of the moments, where it is known already; every family
-    but `ipw` is given that. before: told of each family before it is computed, and of "" at the
-    end.
-    reward_range: a value many ranges away is no estimate.
+    but `ipw` is given that; even: what `balanced` makes of those.
+    before: told of each family before it is computed, and of "" at the end.
+    reward_range: a value many ranges away is no estimate. made: estimates of the same moments that
+    were made before; they are not made again, and new ones are added.
 
     A family that cannot be computed, whatever the reason, does not keep others from it: its values
     are unknown, and its diagnostics say why under `failed`. What was left out of the moments is
@@ -90,25 +95,31 @@ def estimate(
     if unknown:
         raise ValueError(f"unknown estimator families {unknown}: known are {list(FAMILIES)}")
     sound_moments, left_out = without_far_groups(moments) if sound is None else sound
-    even = ipw.balanced(sound_moments)
-    estimates = {}
+    even = ipw.balanced(sound_moments) if even is None else even
+    estimates, told = {}, False
+    known = {} if made is None else made
     for name in wanted:
+        key = name, off.get(name), reward_range
+        if key in known:
+            estimates[name] = known[key]
+            continue
         plain = name == "ipw"
         of = moments if plain else even
         if name in off:
-            estimates[name] = _failed(name, of, off[name])
+            estimates[name] = known[key] = _failed(name, of, off[name])
             continue
         if not plain and any(each.too_many for each in left_out):
             result = _failed(name, of, TOO_FAR)
         else:
             if before is not None:
                 before(name)
+                told = True
             result = _attempt(name, FAMILIES[name], of, reward_range)
         if left_out and not plain:
             noted = {**result.diagnostics, "left_out": tuple(left_out)}
             result = replace(result, diagnostics=noted)
-        estimates[name] = result
-    if before is not None:
+        estimates[name] = known[key] = result
+    if before is not None and told:
         before("")
     return estimates
 

@@ -67,7 +67,7 @@ def balanced(moments: Moments) -> Moments:
 
 def _between(rows: Floats, offset: Floats) -> Floats:
     """(G, p, p) scatter of model means `offset` (G, K, p) from their group's centre."""
-    return np.asarray(np.einsum("gk,gkp,gkq->gpq", rows, offset, offset, optimize=True))
+    return np.asarray((rows[..., None] * offset).swapaxes(1, 2) @ offset)
 
 
 @family("ipw", "weighted mean of the rewards of each model, as an A/B test", "EXP")

@@ -26,7 +26,11 @@ from equipoise.agent.estimators.base import (
     total_covariance,
     unknown_covariance,
 )
-from equipoise.agent.moments.scorer import ScorerMoments, SimulationMoments
+from equipoise.agent.moments.scorer import (
+    ScorerMoments,
+    SimulationMoments,
+    kept_for_replays,
+)
 from equipoise.agent.moments.state import Moments
 from equipoise.store.batches import Flags, Floats
 
@@ -99,20 +103,25 @@ def common_frame(moments: Moments, *sources: ScorerMoments) -> Frame | None:
     else:
         return None
     origin = weight @ source.centre / weight.sum()
-    simulation = moments.simulation
     features = len(origin) - 1
-    cells = (simulation.count.size, features)
-    spread, middle = _spread(
-        simulation.count.ravel(),
-        simulation.mean.reshape(cells),
-        np.diagonal(simulation.scatter, axis1=-2, axis2=-1).reshape(cells),
-    )
-    if simulation.count.sum() == 0:
+    spread, middle = _replayed_spread(moments.simulation)
+    if moments.simulation.count.sum() == 0:
         own = np.diagonal(source.scatter, axis1=-2, axis2=-1)
         spread, middle = _spread(weight, source.centre[:, :-1], own[:, :-1])
     varies = spread > CONSTANT * np.abs(middle)
     unit = np.divide(1.0, spread, out=np.zeros(features), where=varies)
     return Frame(np.asarray(origin), unit)
+
+
+@kept_for_replays
+def _replayed_spread(simulation: SimulationMoments) -> tuple[Floats, Floats]:
+    """`_spread` of the SIM rows of all models."""
+    cells = (simulation.count.size, simulation.mean.shape[-1])
+    return _spread(
+        simulation.count.ravel(),
+        simulation.mean.reshape(cells),
+        np.diagonal(simulation.scatter, axis1=-2, axis2=-1).reshape(cells),
+    )
 
 
 def _spread(weight: Floats, mean: Floats, scatter: Floats) -> tuple[Floats, Floats]:
@@ -213,12 +222,14 @@ def choose_penalty(products: Floats) -> tuple[float, Floats]:
     return float(PENALTIES[np.argmin(errors)]), errors
 
 
+@kept_for_replays
 def mean_features(simulation: SimulationMoments) -> Floats:
     """(K, p - 1) mean of phi per model, NaN where a model has no SIM row."""
     means: Floats = _means(np.ones((1, len(simulation.count))), simulation)[0]
     return means
 
 
+@kept_for_replays
 def mean_features_replicated(simulation: SimulationMoments) -> Floats:
     """(h, K, p - 1) the same without each non-empty group of contexts."""
     return _means(deletions(simulation.count.sum(axis=1)), simulation)

@@ -16,9 +16,9 @@ from typing import TypeVar
 import numpy as np
 
 from equipoise.agent.moments.additive import Additive
-from equipoise.agent.moments.scorer import ScorerMoments
+from equipoise.agent.moments.scorer import SimulationMoments, kept_for_replays
 from equipoise.agent.moments.state import Moments
-from equipoise.store.batches import Flags, Floats
+from equipoise.store.batches import Flags, Floats, Ints
 
 M = TypeVar("M", bound=Additive)
 
@@ -71,10 +71,10 @@ def without_far_groups(moments: Moments) -> tuple[Moments, tuple[LeftOut, ...]]:
     groups = moments.dimensions.groups
     # Infinite sums are far off like any others.
     with np.errstate(all="ignore"):
-        obs = _far_rows(moments.obs, "logged requests", losses)
-        exp = _far_rows(moments.exp, "randomized requests", losses)
-        exp |= _far_arms(moments, exp, losses)
-        contexts = _far_contexts(moments, losses)
+        obs, exp, typical = _far_rows(moments, losses)
+        exp |= _far_arms(moments, exp, typical, losses)
+        contexts, replays = _far_contexts(moments.simulation)
+    losses += replays
     if not losses:
         return moments, ()
     sources = np.concatenate([obs, exp, exp])
@@ -89,66 +89,70 @@ def without_far_groups(moments: Moments) -> tuple[Moments, tuple[LeftOut, ...]]:
     return sound, tuple(losses)
 
 
-def _far_rows(source: ScorerMoments, name: str, losses: list[LeftOut]) -> Flags:
-    weight = source.weight.sum(axis=1)
-    count = source.count.sum(axis=1)
+def _far_rows(moments: Moments, losses: list[LeftOut]) -> tuple[Flags, Flags, Floats]:
+    """Groups of OBS and of EXP that are far off, and the typical squares of EXP."""
+    groups, rows = moments.dimensions.groups, moments.scorers
+
+    def both(array: Floats) -> Floats:
+        """(G, 2, ...) of OBS and EXP."""
+        return array[: 2 * groups].reshape(2, groups, *array.shape[1:]).swapaxes(0, 1)
+
+    weight, count = both(rows.weight.sum(axis=1)), both(rows.count.sum(axis=1))
     # Rewards have a declared range: only features can be far off.
-    own = np.diagonal(source.scatter, axis1=-2, axis2=-1)[:, :-1]
-    variance = own / np.maximum(weight, 1e-300)[:, None]
-    square, typical = _squares(count, source.centre[:, :-1], variance)
-    return _far(name, count, square, typical, 1.0, losses)
+    own = both(np.diagonal(rows.scatter, axis1=-2, axis2=-1)[:, :-1])
+    variance = own / np.maximum(weight, 1e-300)[..., None]
+    square, typical = _squares(count, both(rows.centre[:, :-1]), variance)
+    obs, exp = (
+        _far(name, count[:, at], square[:, at], typical[at], 1.0, losses)
+        for at, name in enumerate(("logged requests", "randomized requests"))
+    )
+    return obs, exp, typical[1]
 
 
-def _far_arms(moments: Moments, far_already: Flags, losses: list[LeftOut]) -> Flags:
+def _far_arms(
+    moments: Moments, far_already: Flags, typical: Floats, losses: list[LeftOut]
+) -> Flags:
     """Groups in which the features behind rewards without outputs are far off: by their means,
-    in units of the spread of EXP rows that have outputs."""
+    in units of the spread of EXP rows that have outputs (typical: (p - 1,) its squares)."""
     arms, d = moments.arms, moments.dimensions.context
-    exp = moments.exp
     weight = arms.live_weight.sum(axis=1)
     count = np.where(weight > 0, arms.count.sum(axis=1), 0.0)
     mean = arms.live_sum.sum(axis=1) / np.maximum(weight, 1e-300)[:, None]
-    rows = exp.count.sum(axis=1)
-    own = np.diagonal(exp.scatter, axis1=-2, axis2=-1)[:, :d]
-    variance = own / np.maximum(exp.weight.sum(axis=1), 1e-300)[:, None]
-    _, typical = _squares(rows, exp.centre[:, :d], variance)
     centre = _median(mean, count > 0)
     square = count[:, None] * (mean - centre) ** 2
     more: list[LeftOut] = []
-    far = _far("randomized requests", count, square, typical, 1.0, more) & ~far_already
+    far = _far("randomized requests", count, square, typical[:d], 1.0, more) & ~far_already
     if far.any() and not any(each.source == "randomized requests" for each in losses):
         losses += more
     return far
 
 
-def _far_contexts(moments: Moments, losses: list[LeftOut]) -> Flags:
-    simulation = moments.simulation
-    far: Flags = np.zeros(moments.dimensions.groups, dtype=bool)
+@kept_for_replays
+def _far_contexts(simulation: SimulationMoments) -> tuple[Flags, list[LeftOut]]:
+    groups, models = simulation.count.shape
+    far: Flags = np.zeros(groups, dtype=bool)
     worst: LeftOut | None = None
-    for model in range(moments.dimensions.models):
-        count = simulation.count[:, model]
-        own = np.diagonal(simulation.scatter[:, model], axis1=-2, axis2=-1)
-        variance = own / np.maximum(count, 1.0)[:, None]
-        square, typical = _squares(count, simulation.mean[:, model], variance)
+    own = np.diagonal(simulation.scatter, axis1=-2, axis2=-1)
+    variance = own / np.maximum(simulation.count, 1.0)[..., None]
+    squares, typical = _squares(simulation.count, simulation.mean, variance)
+    for model in range(models):
         more: list[LeftOut] = []
-        far |= _far("replayed contexts", count, square, typical, REPLAY, more)
+        count = simulation.count[:, model]
+        far |= _far("replayed contexts", count, squares[:, model], typical[model], REPLAY, more)
         worst = more[0] if more else worst
-    if worst is not None:
-        present = int((simulation.count.sum(axis=1) > 0).sum())
-        losses.append(replace(worst, groups=int(far.sum()), present=present))
-    return far
+    if worst is None:
+        return far, []
+    present = int((simulation.count.sum(axis=1) > 0).sum())
+    return far, [replace(worst, groups=int(far.sum()), present=present)]
 
 
 def _squares(count: Floats, mean: Floats, variance: Floats) -> tuple[Floats, Floats]:
-    """(G, F) mean square of each feature around the median of the groups, and (F,) its typical
-    size among groups where it varies; NaN where it never does."""
+    """(G, ..., F) mean square of each feature around the median of the groups, and (..., F) its
+    typical size among groups where it varies; NaN where it never does. count: (G, ...)."""
     present = count > 0
     square = variance + (mean - _median(mean, present)) ** 2
-    varies = present[:, None] & (square > 0)
-    known = np.where(varies & np.isfinite(square), square, np.nan)
-    typical = np.full(square.shape[1], np.nan)
-    some = varies.any(axis=0) & np.isfinite(known).any(axis=0)
-    typical[some] = np.nanmedian(known[:, some], axis=0)
-    return square, typical
+    varies = present[..., None] & (square > 0) & np.isfinite(square)
+    return square, _middle(np.where(varies, square, np.nan), varies.sum(axis=0), np.nan)
 
 
 def _far(
@@ -173,10 +177,20 @@ def _far(
 
 
 def _median(mean: Floats, present: Flags) -> Floats:
-    """(F,) median of the groups that have rows; 0 where none has."""
-    if not present.any():
-        return np.zeros(mean.shape[1])
-    return np.asarray(np.median(mean[present], axis=0))
+    """(..., F) median of the groups (G, ...) that have rows; 0 where none has."""
+    unknown = (np.isnan(mean) & present[..., None]).any(axis=0)
+    rows = np.where(present[..., None], mean, np.nan)
+    return np.where(unknown, np.nan, _middle(rows, present.sum(axis=0)[..., None], 0.0))
+
+
+def _middle(rows: Floats, count: Ints, without: float) -> Floats:
+    """(..., F) median of the first `count` (..., F or 1) of sorted rows (G, ..., F), whose others
+    are NaN; `without` where there are none."""
+    ordered = np.sort(rows, axis=0)
+    count = np.broadcast_to(count, ordered.shape[1:])
+    both = np.stack([np.maximum(count - 1, 0) // 2, np.minimum(count // 2, len(rows) - 1)])
+    low, high = np.take_along_axis(ordered, both, axis=0)
+    return np.where(count > 0, (low + high) / 2.0, without)
 
 
 def _emptied(part: M, far: Flags) -> M:

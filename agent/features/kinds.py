@@ -82,6 +82,10 @@ class Feature(
         """The compiled transform of one value."""
         raise NotImplementedError
 
+    def as_it_is(self) -> tuple[float, float]:
+        """From where to where a float is its only column as it is; an empty range where none is."""
+        return math.inf, -math.inf
+
 
 class Boolean(Feature, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="boolean"):
     """true becomes 1, false 0. The numbers 0 and 1 are refused: they are no booleans."""
@@ -201,8 +205,7 @@ class Number(Feature, frozen=True, kw_only=True, forbid_unknown_fields=True, tag
         (low, high), offset, scale = self._bounds(), self.offset, self.scale
         log1p = math.log1p if self.log else None
         expected, limit, winsorize = _expected(low, high), self._limit(), self.winsorize
-        plain = not offset and scale == 1 and log1p is None
-        beyond = within(limit, expected, "" if plain else " after offset and scale")
+        beyond = within(limit, expected, "" if self._plain else " after offset and scale")
 
         def encode(value: object, columns: list[float]) -> None:
             number = value if type(value) is float else as_number(value, expected)
@@ -219,6 +222,14 @@ class Number(Feature, frozen=True, kw_only=True, forbid_unknown_fields=True, tag
             columns.append(column)
 
         return encode
+
+    def as_it_is(self) -> tuple[float, float]:
+        (low, high), limit = self._bounds(), self._limit()
+        return (max(low, -limit), min(high, limit)) if self._plain else (math.inf, -math.inf)
+
+    @property
+    def _plain(self) -> bool:
+        return not self.offset and self.scale == 1 and not self.log
 
     def _limit(self) -> float:
         """Largest magnitude of a transformed value: as declared, else LIMIT, or what the declared

@@ -27,6 +27,7 @@ from equipoise.agent.features.values import (
 )
 from equipoise.store.batches import Flags, Floats
 
+_FLOAT = np.dtype(np.float64)
 _NUMBERS = frozenset(
     map(np.dtype, ("f8", "f4", "f2", "i8", "i4", "i2", "i1", "u8", "u4", "u2", "u1"))
 )
@@ -48,6 +49,7 @@ class RowEncoder:
                 feature.name,
                 feature.encoder(),
                 None if feature.missing is None else [feature.missing] * len(feature.columns()),
+                *feature.as_it_is(),
             )
             for feature in features
         )
@@ -61,15 +63,27 @@ class RowEncoder:
         """
         if isinstance(rows, np.ndarray):
             return self.check(rows)
-        if isinstance(rows, str | bytes) or not isinstance(rows, Sequence):
+        if type(rows) is not tuple and (
+            isinstance(rows, str | bytes) or not isinstance(rows, Sequence)
+        ):
             raise self._error(None, Problem("", shown(rows), "a list of rows"))
         columns: list[float] = []
         for at, row in enumerate(rows):
-            if isinstance(row, Mapping):
+            if type(row) is dict or isinstance(row, Mapping):
                 self._append_named(at, row, columns)
             else:
                 self._append_vector(at, row, columns)
         return np.array(columns, dtype=np.float64).reshape(len(rows), self.width)
+
+    def sound(self, array: object) -> bool:
+        """Whether it is one row (1, width) of float64, every number within every limit; False may
+        also mean that `check` has to look closer."""
+        return (
+            type(array) is np.ndarray
+            and array.dtype is _FLOAT
+            and array.shape == (1, self.width)
+            and sound(array, self._lowest)
+        )
 
     def check(self, array: object, absent: bool = False) -> Floats:
         """The array (n, width) as float64, itself where it is that already.
@@ -98,9 +112,12 @@ class RowEncoder:
     def _append_named(self, at: int, row: Mapping[Any, Any], columns: list[float]) -> None:
         values = 0
         try:
-            for name, encode, missing in self._plan:
+            for name, encode, missing, low, high in self._plan:
                 value = row.get(name)
-                if value is not None:
+                if type(value) is float and low <= value <= high:
+                    columns.append(value)
+                    values += 1
+                elif value is not None:
                     encode(value, columns)
                     values += 1
                 elif missing is not None:
@@ -133,7 +150,7 @@ class RowEncoder:
     def _named_error(self, at: int, row: Mapping[Any, Any]) -> FeatureError:
         """Every problem of a row that was refused; slow, and on no other path."""
         problems = []
-        for name, encode, missing in self._plan:
+        for name, encode, missing, _, _ in self._plan:
             value = row.get(name)
             if value is None:
                 if missing is None:
@@ -231,6 +248,10 @@ class Transform:
         returned, not a copy, where it is float64 already.
         """
         return self._context.check(x)
+
+    def sound_context(self, x: object) -> bool:
+        """Whether x is certainly one row (1, d) that `check_context` would let through as it is."""
+        return self._context.sound(x)
 
     def check_outputs(self, y: object, absent: bool = False) -> Floats:
         """(n, q), as `check_context`. absent: rows that are NaN throughout are let through."""

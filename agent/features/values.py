@@ -172,9 +172,8 @@ def append_list(
     within ±limit; winsorize: move finite ones that are beyond it to it instead."""
     if len(values) != len(limits):
         raise Refused(expected)
-    if set(map(type, values)) == {float} and sound(
-        np.array(values, dtype=np.float64), min(limits, default=0.0)
-    ):
+    # The root of the sum of squares is no less than any of them, and NaN makes it false.
+    if set(map(type, values)) == {float} and math.hypot(*values) < min(limits):
         columns.extend(values)
         return
     for at, (value, limit) in enumerate(zip(values, limits, strict=True)):

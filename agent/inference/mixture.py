@@ -34,6 +34,8 @@ cost a third to a half more (docs/decided.md).
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from equipoise.agent.inference.levels import EraPrior
@@ -71,14 +73,16 @@ def lower_mean(rows: float, total: Floats, squares: Floats, bound: float, alpha:
     needed = np.log(1.0 / alpha)
     penalty = _PSI * np.asarray(squares)[..., None]
     s = ((needed - _LOG_WEIGHT + penalty) / LAMBDAS).min(axis=-1)
-    for _ in range(_STEPS):
+
+    def step(s: Floats) -> Floats:
         exponent = LAMBDAS * s[..., None] - penalty
         peak = exponent.max(axis=-1, keepdims=True)
         share = np.exp(exponent - peak)
         mass = share.sum(axis=-1)
         excess = peak[..., 0] + np.log(mass) + _LOG_WEIGHT - needed
-        s = s - excess * mass / (share @ LAMBDAS)
-    result: Floats = (np.asarray(total) - bound * s) / rows
+        return np.asarray(s - excess * mass / (share @ LAMBDAS))
+
+    result: Floats = (np.asarray(total) - bound * _newton(s, step)) / rows
     return result
 
 
@@ -141,15 +145,30 @@ def lower_mean_of(
     # In theta the log of the mixture is convex and decreasing: Newton's steps from the left of
     # the root, where a single component already suffices, stay to its left.
     theta = (offset / rate).max(axis=-1) / rows
-    for _ in range(_STEPS):
-        exponent = offset - rows * rate * theta[..., None]
+    pull = rows * rate
+
+    def step(theta: Floats) -> Floats:
+        exponent = offset - pull * theta[..., None]
         peak = exponent.max(axis=-1)
         share = np.exp(exponent - peak[..., None])
         mass = share.sum(axis=-1)
         slope = rows * (share * rate).sum(axis=-1)
-        theta = theta + (peak + np.log(mass)) * mass / slope
-    result: Floats = theta
-    return result
+        return np.asarray(theta + (peak + np.log(mass)) * mass / slope)
+
+    return _newton(theta, step)
+
+
+def _newton(at: Floats, step: Callable[[Floats], Floats]) -> Floats:
+    """Where so many steps lead. Once they stand still, or go to and fro between two neighbouring
+    numbers, the rest of them is known and not taken."""
+    before: Floats | None = None
+    for left in reversed(range(_STEPS)):
+        older, before, at = before, at, step(at)
+        if np.array_equal(at, before):
+            break
+        if older is not None and np.array_equal(at, older):
+            return before if left % 2 else at
+    return at
 
 
 def _needed(
@@ -194,13 +213,15 @@ def reach(level: Floats, squares: Floats) -> Floats:
     penalty = _PSI * squares[..., None]
     finite = np.where(np.isfinite(needed), needed, 0.0)
     s: Floats = ((finite[..., None] + penalty) / LAMBDAS).min(axis=-1)
-    for _ in range(_STEPS):
+
+    def step(s: Floats) -> Floats:
         exponent = LAMBDAS * s[..., None] - penalty
         peak = exponent.max(axis=-1)
         share = np.exp(exponent - peak[..., None])
         mass = share.sum(axis=-1)
-        s = s - (peak + np.log(mass) - finite) * mass / (share @ LAMBDAS)
-    return np.where(np.isfinite(needed), s, -np.inf)
+        return np.asarray(s - (peak + np.log(mass) - finite) * mass / (share @ LAMBDAS))
+
+    return np.where(np.isfinite(needed), _newton(s, step), -np.inf)
 
 
 LOWEST_LEVEL = float(-np.log(len(LAMBDAS) + 1))

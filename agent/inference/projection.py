@@ -8,6 +8,8 @@ family that rests on a scorer, an average over other eras), it may not be shown 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -55,9 +57,6 @@ def within_range(numbers: ArrayLike, low: float, high: float) -> Floats:
 def _inside(values: Floats, variances: Floats, low: Floats, high: Floats, ahead: Floats) -> Floats:
     """Least-distance programming: min |z| with bounds @ z >= least, z in standard deviations, by
     non-negative least squares (Lawson & Hanson 1974, chapter 23)."""
-    # Imported late: most estimates lie inside, and it costs a command a tenth of a second.
-    from scipy.optimize import nnls
-
     deviation = np.sqrt(_shares(variances))
     count = len(values)
     one = np.eye(count)
@@ -74,12 +73,21 @@ def _inside(values: Floats, variances: Floats, low: Floats, high: Floats, ahead:
     target = np.zeros(count + 1)
     target[count] = 1.0
     matrix = np.vstack([scaled.T, least / gap])
-    dual, distance = nnls(matrix, target)
+    dual, distance = load_solver()(matrix, target)
     residual = matrix @ dual - target
     if distance < _CONTRADICTION:
         return values
     moved: Floats = values - deviation * gap * residual[:count] / residual[count]
     return moved
+
+
+def load_solver() -> Callable[[Floats, Floats], tuple[Floats, float]]:
+    """Non-negative least squares. Imported late: most estimates lie inside, and it takes a third of
+    a second."""
+    from scipy.optimize import nnls
+
+    solver: Callable[[Floats, Floats], tuple[Floats, float]] = nnls
+    return solver
 
 
 def _shares(variances: Floats) -> Floats:

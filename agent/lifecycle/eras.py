@@ -105,6 +105,9 @@ class Eras:
     def __init__(self, store: Store, models: tuple[str, ...]) -> None:
         self._store = store
         self._models = models
+        # Read when first asked for: every report asks for those of the era in force.
+        self._active: dict[int, list[str]] = {}
+        self._reasons: dict[int, str] = {}
 
     @property
     def newest(self) -> Era | None:
@@ -113,15 +116,23 @@ class Eras:
 
     def reason(self, era: int) -> str:
         """Why an era was opened, "" where the store does not say."""
-        return next((e.reason for e in self._store.eras() if e.era == era), "")
+        if era not in self._reasons:
+            kept = [e.reason for e in self._store.eras() if e.era == era]
+            if not kept:
+                return ""
+            self._reasons[era] = kept[0]
+        return self._reasons[era]
 
     def active(self, era: int) -> Flags:
         """(K,) the models that an era compares; none that came after it."""
-        text = self._store.settings().get(f"active:{era}")
-        if text is not None:
-            names = msgspec.json.decode(text, type=list[str])
-        else:
-            names = next((e.models for e in self._store.eras() if e.era == era), [])
+        names = self._active.get(era)
+        if names is None:
+            text = self._store.settings().get(f"active:{era}")
+            if text is not None:
+                # What is kept of an era stays.
+                names = self._active[era] = msgspec.json.decode(text, type=list[str])
+            else:
+                names = next((e.models for e in self._store.eras() if e.era == era), [])
         return np.array([name in names for name in self._models])
 
     def added(self) -> Flags:

@@ -174,8 +174,7 @@ class BanditLog:
 
     def _closed(self, light: LightFold) -> int:
         """Where the watermark would stand now."""
-        closed = light.pending.closed(light.watermark - light.pending.base)
-        return light.watermark + (len(closed) if closed.all() else int(np.argmin(closed)))
+        return light.watermark + light.pending.passed(light.watermark - light.pending.base)
 
     def _left(self, reason: str, rows: int) -> None:
         if rows:

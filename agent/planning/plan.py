@@ -18,7 +18,13 @@ from equipoise.agent.inference.certificate import Sequence
 from equipoise.agent.planning.levers import Lever, Question, levers, question
 from equipoise.agent.planning.problem import Case, Input, Problem, inputs
 from equipoise.agent.planning.request import FEWEST_DIGITS, LARGEST
-from equipoise.agent.planning.requirement import FixedSample, Requirement, cheapest, fixed_sample
+from equipoise.agent.planning.requirement import (
+    FixedSample,
+    Requirement,
+    at_rate,
+    cheapest,
+    fixed_sample,
+)
 from equipoise.agent.planning.sentences import (
     ENDED,
     assumptions,
@@ -149,11 +155,16 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 def make_plan(
-    problem: Problem, stored: dict[str, Any] | None = None, *, most: int | None = None
+    problem: Problem,
+    stored: dict[str, Any] | None = None,
+    *,
+    most: int | None = None,
+    every: bool = True,
 ) -> Plan:
     """The plan of a problem. Raises PlanError where the question is contradictory.
 
-    most: simulated experiments per case, at most; None for as many as the numbers need.
+    most: simulated experiments per case, at most; None for as many as the numbers need. every:
+    whether the tables of floors and predictions, on which nothing else rests, are made too.
     """
     request, scale = problem.request, problem.scale
     sequence, tables = Sequence(request.sequence), Tables(problem, most=most)
@@ -181,7 +192,9 @@ def make_plan(
     best = cheapest(main, request.horizon)
     bought = _bought(tables, problem, sequence, effect)
     side = best or next(iter(main), None)
-    rates, floors, explained = _side(tables, problem, sequence, side) if effects else ([], [], [])
+    rates = _rates(tables, problem, sequence, side) if effects else []
+    closed = bool(rates) and tables.over_rates(sequence, [tables.base(effect)]) is not None
+    floors, explained = _side(tables, problem, sequence, side) if effects and every else ([], [])
     unknown = missing_fields(problem)
     paid = splits(tables, problem, side) if side is not None and effects and not unknown else []
     offered = levers(problem, side, rates, effects, goals, most) if effects and side else []
@@ -207,7 +220,7 @@ def make_plan(
         answers=[] if asked is None else question_sentences(problem, asked),
         why="" if fixed is None else fixed_sentence(problem, fixed),
         billed="" if stored and stored["decided"] is not None else billed(problem),
-        assumptions=assumptions(problem, sequence),
+        assumptions=assumptions(problem, sequence, closed),
         effect=effect * scale,
         recommended=best,
         goals=goals,
@@ -410,31 +423,50 @@ def _main(problem: Problem, goals: Rows[Requirement], sequence: Sequence) -> lis
     return []
 
 
-def _side(
+def _rates(
     tables: Tables, problem: Problem, sequence: Sequence, row: Requirement | None
-) -> tuple[list[Requirement], list[Requirement], list[Requirement]]:
+) -> list[Requirement]:
+    """A row for other shares of the requests that are randomized."""
     if row is None:
-        return [], [], []
+        return []
     effect, rate = row.effect / problem.scale, problem.request.rate
-    floor, explained = problem.floor, problem.explained
     rates = [each * rate for each in RATES if each * rate <= 1.0]
     if rates[-1] == rate < 1.0:
         rates.append(1.0)
+    cases = [Case(effect, each, problem.floor, problem.explained) for each in rates]
+    needed = tables.over_rates(sequence, [cases[rates.index(rate)], *cases])
+    if needed is not None:
+        return [
+            row if each == rate else at_rate(problem, row, each, more / needed[0])
+            for each, more in zip(rates, needed[1:], strict=True)
+        ]
+    simulated = tables.required(row.policy, sequence, cases, most=SIDE_PATHS)[0]
+    # One experiment has one size: the row of the plan itself is not simulated a second time.
+    return [row if each == rate else one for each, one in zip(rates, simulated, strict=True)]
+
+
+def _side(
+    tables: Tables, problem: Problem, sequence: Sequence, row: Requirement | None
+) -> tuple[list[Requirement], list[Requirement]]:
+    """Rows for other floors, and for other shares that replays explain."""
+    if row is None:
+        return [], []
+    effect, rate = row.effect / problem.scale, problem.request.rate
+    floor, explained = problem.floor, problem.explained
     floors = [each / problem.models for each in FLOORS]
     shares = sorted({*EXPLAINED, explained, problem.attainable or 0.0})
-    cases = [Case(effect, each, floor, explained) for each in rates]
-    cases += [Case(effect, rate, floor, each) for each in shares]
+    cases = [Case(effect, rate, floor, each) for each in shares]
     required = tables.required(row.policy, sequence, cases, most=SIDE_PATHS)[0]
-    # One experiment has one size: the row of the plan itself is not simulated a second time.
-    alike = [Case(effect, rate, floor, explained) == each for each in cases]
-    required = [row if same else each for same, each in zip(alike, required, strict=True)]
+    required = [
+        row if each == explained else one for each, one in zip(shares, required, strict=True)
+    ]
     # Under uniform shares a floor changes nothing: its price shows under an adaptive policy.
     adaptive = row.policy
     if adaptive == "uniform":
         adaptive = next((name for name in problem.request.policies if name != "uniform"), "top-two")
     cases = [Case(effect, rate, each, explained) for each in floors]
     priced = tables.required(adaptive, sequence, cases, most=SIDE_PATHS)[0]
-    return required[: len(rates)], priced, required[len(rates) :]
+    return priced, required
 
 
 def _segments(

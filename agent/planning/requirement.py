@@ -16,6 +16,7 @@ BAND = (0.1, 0.9)
 NEARLY = 0.1
 YEAR = 24.0 * 365.0
 """Hours beyond which a plan says that it cannot know: nothing stays as assumed for that long."""
+TOO_LONG = "it would take more than a year, and nothing stays as assumed for that long"
 
 
 class Interval80(msgspec.Struct, frozen=True):
@@ -131,8 +132,42 @@ def _known(problem: Problem, hours: Floats | None, power: float, done: Flags) ->
             f"only {done.mean():.0%} of the simulated experiments ever get there under this policy"
         )
     if hours is not None and np.quantile(hours, power, method="inverted_cdf") > YEAR:
-        return False, "it would take more than a year, and nothing stays as assumed for that long"
+        return False, TOO_LONG
     return True, ""
+
+
+def at_rate(problem: Problem, row: Requirement, rate: float, requests: float) -> Requirement:
+    """A requirement where another share of the requests is randomized, by closed form.
+
+    requests: what all traffic is multiplied by. What is randomized, and paid and lost on it, is
+    multiplied by as much and by the rates' ratio; the rest stays.
+    """
+    randomized, window = requests * rate / row.rate, problem.request.window
+    hours, known, note = row.hours, row.known, row.note
+    if hours is not None:
+        hours = _times(hours, requests, window)
+        late = hours.needed is not None and hours.needed > YEAR
+        if known or note == TOO_LONG:
+            known, note = not late, TOO_LONG if late else ""
+    return msgspec.structs.replace(
+        row,
+        rate=rate,
+        randomized=_times(row.randomized, randomized),
+        requests=_times(row.requests, requests),
+        hours=hours,
+        money=None if row.money is None else _times(row.money, randomized),
+        extra=None if row.extra is None else _times(row.extra, randomized),
+        harm=_times(row.harm, randomized),
+        known=known,
+        note=note,
+    )
+
+
+def _times(interval: Interval80, factor: float, offset: float = 0.0) -> Interval80:
+    """Of a number that is `factor` times as large above an offset."""
+    ends = (interval.median, interval.low, interval.high, interval.needed)
+    moved = (None if end is None else offset + factor * (end - offset) for end in ends)
+    return Interval80(*(None if end is None else float(f"{end:.6g}") for end in moved))
 
 
 class FixedSample(msgspec.Struct, frozen=True):

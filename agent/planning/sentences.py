@@ -279,8 +279,9 @@ def budget_sentence(problem: Problem, bought: Rows[Bought]) -> str:
     )
 
 
-def assumptions(problem: Problem, sequence: Sequence) -> list[str]:
-    """What every number of a plan rests on."""
+def assumptions(problem: Problem, sequence: Sequence, closed: bool) -> list[str]:
+    """What every number of a plan rests on. closed: whether other shares of randomized requests
+    were worked out instead of simulated."""
     request = problem.request
     lines = [
         RESTS_ON[sequence],
@@ -320,6 +321,11 @@ def assumptions(problem: Problem, sequence: Sequence) -> list[str]:
         )
     if request.window >= _MINUTE:
         lines.append(f"a reward is final after {duration(request.window)}, added to the time")
+    if closed:
+        lines.append(
+            "what other shares of randomized requests take follows from this plan by closed form,"
+            " within 5% of simulating them; every other number is simulated"
+        )
     return lines
 
 

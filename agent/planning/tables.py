@@ -25,6 +25,7 @@ from equipoise.agent.planning.simulation.forward import (
     Design,
     Ends,
     all_caps,
+    expected_end,
     simulate,
     simulate_readings,
 )
@@ -140,6 +141,23 @@ class Tables:
             for index, case in enumerate(cases)
         ]
         return rows, self._curve(policy, ends, _part(0, paths), cases[0].rate)
+
+    def over_rates(self, sequence: Sequence, cases: list[Case]) -> list[float] | None:
+        """What a decision takes in each of these cases, as a multiple of a number that only the
+        rates change; None where no closed form is exact enough.
+
+        Per model only the randomized requests count, whatever their share. The bounded sequence
+        follows the closed form, as long as no prediction narrows it; the asymptotic one, tuned at
+        an absolute number of requests, does not, and neither does what goes on from sums of an era.
+        """
+        if self._problem.start is not None:
+            return None
+        if sequence is Sequence.PER_MODEL:
+            return [1.0 / case.rate for case in cases]
+        if sequence is not Sequence.BOUNDED or any(case.explained for case in cases):
+            return None
+        ends: list[float] = expected_end(self._design("uniform", sequence, cases, 1)).tolist()
+        return ends
 
     def decided(
         self, policy: str, sequence: Sequence, cases: list[Case], times: Rows[int], most: int

@@ -15,12 +15,16 @@ answered by the assigned model. A part that says nothing of attempts (`attempt` 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 
+from equipoise.agent.errors import AgentError
+from equipoise.agent.features.values import shown
 from equipoise.store.batches import Flags, Ints, OutcomeBatch
+from equipoise.store.records import AttemptReport, Outcome
 
 UNNAMED = -1
 FIRST = 1
@@ -131,3 +135,50 @@ class Attempts:
         for number, attempts in self._by.items():
             for attempt, (failed, served) in attempts.items():
                 yield number, attempt, int(failed), served
+
+
+def encode_attempts(attempts: Sequence[AttemptReport]) -> str:
+    """One text for one content: no spaces, nothing that is not known."""
+    rows = []
+    for attempt in attempts:
+        given = msgspec.to_builtins(attempt)
+        known = {name: value for name, value in given.items() if value is not None}
+        rows.append({"model": attempt.model, **known})  # null for a model that is none of ours
+    return msgspec.json.encode(rows).decode()
+
+
+class Report(NamedTuple):
+    """What a part says of attempts, as `OutcomeBatch` takes it. served: the field that names who
+    answered, and the name; None where none does."""
+
+    attempt: int
+    delivered: bool
+    served: tuple[str, str] | None
+
+
+def speaks(outcome: Outcome) -> bool:
+    """Whether a part says anything of attempts."""
+    said = outcome.served, outcome.attempt, outcome.delivered, outcome.attempts
+    return said != (None, None, None, None)
+
+
+def report_of(outcome: Outcome) -> Report:
+    """Raises AgentError where a part says it twice."""
+    if outcome.attempts is not None:
+        for name in ("served", "attempt", "delivered"):
+            if getattr(outcome, name) is not None:
+                value = shown(getattr(outcome, name))
+                raise AgentError(f"{name}: received {value} beside attempts, expected one of them")
+        places = range(len(outcome.attempts))
+        delivered = [place for place in places if outcome.attempts[place].status == "delivered"]
+        place = (delivered or places)[-1]
+        model = outcome.attempts[place].model
+        if model is None:  # whatever it answered, no model of ours did
+            return Report(-(FIRST + place), False, None)
+        return Report(FIRST + place, bool(delivered), (f"attempts[{place}].model", model))
+    delivered_ = outcome.delivered is not False
+    if outcome.served is not None:
+        return Report(outcome.attempt or FIRST, delivered_, ("served", outcome.served))
+    if outcome.attempt is None and outcome.delivered is None:
+        return Report(0, delivered_, None)
+    return Report(-(outcome.attempt or FIRST), delivered_, None)

@@ -217,19 +217,24 @@ class CertifiedSums:
             head = f"{index}_"
             sums.load({n[len(head) :]: a for n, a in arrays.items() if n.startswith(head)})
 
-    def advance(self, table: OpenDecisions, rules: Rules, simulated: ReplayIndex) -> Floats:
-        """Let every closed row enter, up to the first open one.
+    def advance(
+        self, table: OpenDecisions, rules: Rules, simulated: ReplayIndex, whole: bool = False
+    ) -> Floats:
+        """Let every closed row enter, up to the first open one. whole: only those of rules of which
+        no further row can come.
 
         Returns (n,) what the reference of its model predicts of the reward of each randomized row
         that the watermark passed, on [0, 1]; NaN for other rows, and where there is none yet.
         """
         start = self.watermark - table.base
-        count = table.leading_closed(start)
+        count = table.passed(start)
+        rule = table.rule[start : start + count]
+        edges = np.flatnonzero(np.diff(rule)) + 1
+        if whole:
+            count, edges = int(edges[-1]) if len(edges) else 0, edges[:-1]
         predicted = np.full(count, np.nan)
         if not count:
             return predicted
-        rule = table.rule[start : start + count]
-        edges = np.flatnonzero(np.diff(rule)) + 1
         for first, last in zip([0, *edges.tolist()], [*edges.tolist(), count], strict=True):
             frozen = rules.by_ordinal(int(rule[first]))
             if frozen.era < self.era:
@@ -376,6 +381,50 @@ class CertifiedSums:
                 known[picked],
                 RatedRows(own, *(end[picked] for end in raters)) if raters else None,
             )
+
+
+class Ahead:
+    """Certified sums with every closed row, on copies, for who looks before a chunk is complete.
+
+    Rows of one rule enter together. Those of rules that had ended before an earlier look entered a
+    copy then: the next one goes on from there, where nothing came to such a row since.
+    """
+
+    def __init__(self) -> None:
+        self._key: tuple[int, int, bytes] | None = None
+        self._kept: tuple[CertifiedSums, Floats] | None = None
+
+    def of(
+        self,
+        sums: CertifiedSums,
+        table: OpenDecisions,
+        rules: Rules,
+        simulated: ReplayIndex,
+        renewals: int,
+    ) -> tuple[CertifiedSums, Floats]:
+        """A copy of the sums with every closed row, and what `advance` says of these.
+
+        renewals: how many models became another version.
+        """
+        start, kept = sums.watermark, self._kept
+        if kept is None or self._key != self._of(table, start, kept[0].watermark, renewals):
+            kept = sums, np.zeros(0)
+        ahead, predicted = kept[0].copy(), kept[1]
+        if table.ttl is None:
+            more = ahead.advance(table, rules, simulated, whole=True)
+            if len(more):
+                predicted = np.concatenate([predicted, more])
+                self._kept = ahead.copy(), predicted
+                self._key = self._of(table, start, ahead.watermark, renewals)
+        more = ahead.advance(table, rules, simulated)
+        return ahead, np.concatenate([predicted, more])
+
+    @staticmethod
+    def _of(table: OpenDecisions, start: int, stop: int, renewals: int) -> tuple[int, int, bytes]:
+        """What sums of decisions start … stop - 1 rest on that is not known when those are made."""
+        rows = slice(start - table.base, stop - table.base)
+        columns = table.reward, table.has_reward, table.delivered, table.served
+        return start, renewals, b"".join(column[rows].tobytes() for column in columns)
 
 
 def predictions(rule: Rule, table: OpenDecisions, at: Ints, simulated: ReplayIndex) -> Floats:

@@ -9,19 +9,20 @@ index of SIM rows) are made when a row arrives; sums are taken when its chunk is
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from equipoise.agent.budget.ledger import Ledger
 from equipoise.agent.moments.codec import StateFormatError, decode, decode_like, encode, encode_to
+from equipoise.agent.moments.scorer import SimulationMoments
 from equipoise.agent.moments.state import Dimensions, Moments, Renewal, Versions
 from equipoise.agent.monitors.monitor_set import MonitorSet
-from equipoise.agent.state.certified_sums import CertifiedSums, Rules, Spec
+from equipoise.agent.state.certified_sums import Ahead, CertifiedSums, Rules, Spec
 from equipoise.agent.state.chunk import (
     ChunkSums,
     distinct,
@@ -53,6 +54,7 @@ from equipoise.store.batches import (
 )
 
 CHUNK = 8192
+T = TypeVar("T")
 
 
 class FrozenRules(Rules, Protocol):
@@ -64,11 +66,22 @@ class FrozenRules(Rules, Protocol):
 @dataclass(frozen=True, slots=True)
 class View:
     """Sums up to the newest log row. `certified` belongs to the era of the newest row in it.
-    answers: what was read from it before, by what was asked."""
+    start, predicted: what the watermark passed since the last chunk, as of `MonitorFeed.take`.
+    answers, estimates: what was read from it before, by what was asked."""
 
     moments: Moments
     certified: CertifiedSums
-    answers: dict[tuple[object, ...], Any] = field(default_factory=dict)
+    start: int
+    predicted: Floats
+    answers: dict[Hashable, Any] = field(default_factory=dict)
+    estimates: dict[Any, Any] = field(default_factory=dict)
+
+    def once(self, asked: Hashable, make: Callable[[], T]) -> T:
+        """The answer to what is asked, made when it is asked for the first time."""
+        if asked not in self.answers:
+            self.answers[asked] = make()
+        answer: T = self.answers[asked]
+        return answer
 
     @property
     def watermark(self) -> int:
@@ -127,6 +140,9 @@ class LightFold:
         self.units = StickyUnits()
         self.simulated = ReplayIndex(dimensions.models, dimensions.features - 1)
         self._declared: dict[int, bool] = {}
+        self._alone: tuple[str, int, float, Flags | None] = "", 0, 0.0, None
+        """Of the rule of the last decision that came alone: its id, its ordinal, the least rate of
+        a certified row, and the models that its era compares, None for all."""
         self.rewarded: list[Ints] = []
         self.completed: list[Ints] = []
         self.observed: list[tuple[Floats, Ints, Ints]] = []
@@ -134,9 +150,40 @@ class LightFold:
 
     def apply(self, seq: int, batch: Batch) -> None:
         """Take in a batch whose first row has this seq, which must be `next_seq`."""
+        if self.took_one(seq, batch):
+            return
         for _ in self.chunks(seq, batch):
-            count = self.pending.leading_closed(self.watermark - self.pending.base)
+            count = self.pending.passed(self.watermark - self.pending.base)
             self.end_chunk(self.watermark + count)
+
+    def took_one(self, seq: int, batch: Batch) -> bool:
+        """Take in a decision that came alone, as plain values and within a chunk, at a fraction of
+        the cost of `chunks`; False, and nothing is done, where it is not such a one."""
+        if type(batch) is not DecisionBatch or batch.row is None or self.pending.ttl is not None:
+            return False
+        if seq != self.next_seq or (seq + 1) % CHUNK == 0 or self.ledger.counts_rows:
+            return False
+        versions, row = self.versions.renewals, batch.row
+        if versions and (versions[-1].seq > seq or len(self.simulated.renewed) < len(versions)):
+            return False
+        number, at, routed, rate, shares = row[0], row[3], row[5], row[6], row[7]
+        model, randomized, rule_id = row[9], row[10], row[12]
+        known, rule, least, active = self._alone
+        if known != rule_id:
+            rule = self._rules.ordinal(rule_id)
+            frozen = self._rules.by_ordinal(rule)
+            if frozen.drawn is not None or len(frozen.active) < self.dimensions.models:
+                return False
+            least = np.inf if self.watches(rule) else self._rate_min
+            active = None if frozen.active.all() else frozen.active
+            self._alone = rule_id, rule, least, active
+        if number != self.pending.next:
+            return False
+        self.masked += self.pending.insert_one(row, rule, least, self.watermark, active)
+        self.randomized += randomized
+        self.ledger.take_one(at, routed, rate, shares, model, randomized)
+        self.next_seq = seq + 1
+        return True
 
     def chunks(self, seq: int, batch: Batch) -> Iterator[None]:
         """Take in a batch; yields where a chunk is complete, and `end_chunk` is due."""
@@ -464,6 +511,8 @@ class Fold:
         self._rules = rules
         self._sums = ChunkSums(light)
         self._contradicts = -1, -1, ""
+        self._replays: tuple[int, SimulationMoments] | None = None
+        self._ahead = Ahead()
         self.moments = Moments.empty(dimensions)
         self.certified = CertifiedSums(spec)
         self.watch = MonitorFeed(panel, features, spec, dimensions.models, dimensions.features)
@@ -475,6 +524,8 @@ class Fold:
 
     def apply(self, seq: int, batch: Batch) -> None:
         """Take in a batch whose first row has this seq, which must be `next_seq`."""
+        if self.light.took_one(seq, batch):
+            return
         for _ in self.light.chunks(seq, batch):
             self.moments = self._renewed(self.moments, self.watch, self.light.next_seq)
             # Before the sums: what the check of the simulator goes by must not know this chunk.
@@ -488,20 +539,40 @@ class Fold:
 
     def view(self) -> View:
         """Everything that was logged so far, the unfinished chunk included, on copies."""
-        moments, certified = self.moments.copy(), self.certified.copy()
+        moments, start = self._copied(), self.certified.watermark
         moments = self._renewed(moments, None, self.light.next_seq + 1)
-        self._sums.rows(moments, certified.watermark)
-        start = certified.watermark
-        self._advance(certified)
+        self._sums.rows(moments, start)
+        light = self.light
+        inputs = light.pending, self._rules, light.simulated, len(light.versions.renewals)
+        certified, predicted = self._ahead.of(self.certified, *inputs)
         self._sums.passed(moments, start, certified.watermark)
-        return View(moments, certified)
+        return View(moments, certified, start, predicted)
 
-    def watched(self) -> MonitorSet:
-        """The checks up to the newest log row, the unfinished chunk included, on copies."""
-        watch, certified = self.watch.copy(), self.certified.copy()
+    def _copied(self) -> Moments:
+        """A copy of the moments. The sums of replays, which are most of it, are those of the copy
+        before where no replay came since."""
+        own, kept = self.moments, self._replays
+        grows = any(len(context) for context, *_ in self.light.replayed)
+        same = kept is not None and kept[0] == own.dimensions.former
+        if (
+            grows
+            or kept is None
+            or not (same and np.array_equal(kept[1].count, own.simulation.count))
+        ):
+            kept = own.dimensions.former, own.simulation.copy()
+        self._replays = None if grows else kept
+        parts: dict[str, Any] = {
+            name: part.copy() for name, part in own.parts().items() if name != "simulation"
+        }
+        return replace(own, simulation=kept[1], **parts)
+
+    def watched(self, view: View | None = None) -> MonitorSet:
+        """The checks up to the newest log row, the unfinished chunk included, on copies. view: of
+        the same rows, made where None."""
+        view = self.view() if view is None else view
+        watch = self.watch.copy()
         self._compare(watch, self._renewed(self.moments, watch, self.light.next_seq + 1))
-        start = certified.watermark
-        self._feed(watch, start, certified, self._advance(certified))
+        self._feed(watch, view.start, view.certified, view.predicted)
         return watch.monitors
 
     def contradiction(self, era: int) -> str:
@@ -528,6 +599,7 @@ class Fold:
         """Become the state of `to_bytes`; StateFormatError, and no change, on any other bytes."""
         arrays, fields = decode_like(state, *self._state())
         part = parts(arrays)
+        self._replays, self._ahead = None, Ahead()
         if not self.certified.holds(part["certified"]):
             raise StateFormatError("the certified sums are of another configuration")
         self.moments = Moments.from_bytes(arrays["moments"].tobytes())

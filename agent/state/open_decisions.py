@@ -75,11 +75,16 @@ class OpenFile:
 
 BLOCK = 1 << 14
 """Rows that are moved at once."""
+LEFT = 1 << 15
+"""Rows that have left of which the model is remembered, 256 kB."""
 NEWEST = 4096
 """Rows that stay in memory where the table lies in a file: their outcomes are yet to come."""
 
 VOID = -1.0
 """The uniform of a row that is no decision; those of decisions lie in [0, 1)."""
+
+
+_SLICE = int(Closure.SLICE)
 
 
 def span(rows: Ints) -> Ints | slice:
@@ -163,8 +168,12 @@ class OpenDecisions:
         self.ttl = ttl
         self.clock = 0.0
         self.attempts = Attempts()
+        self._left = np.zeros(0, dtype=np.int64)
+        """Models that the newest rows which left were assigned: repeats ask for them."""
         self._most_bytes, self._folder = most_bytes, folder
         self._file: OpenFile | None = None
+        self._blank = 0
+        """The rows from `size` up to here are as `_blank_rows` leaves them."""
         widths = {"x": context, "y": outputs, "probabilities": models, "metrics": metrics}
         self._columns: dict[str, NDArray[Any]] = {
             name: np.zeros((capacity, widths[name]) if name in widths else capacity, _DTYPES[kind])
@@ -194,19 +203,10 @@ class OpenDecisions:
         """Append decisions. watermark: the first decision that is not closed; active: (K,) models
         that the batch's era compares; drawn: what is declared of draws that were made elsewhere."""
         count = len(batch)
-        if self.size + count > len(self.rate):
-            self._make_room(count, watermark)
-        rows = slice(self.size, self.size + count)
-        self.size += count
-        shares = batch.probabilities
-        if count == 1:
-            # Plain indexing: looking two numbers up with arrays costs more than all the copies.
-            self.propensity[rows] = shares[0, batch.model[0]]
-            self.routed_share[rows] = shares[0, batch.routed[0]]
-        else:
-            index = np.arange(count)
-            self.propensity[rows] = shares[index, batch.model]
-            self.routed_share[rows] = shares[index, batch.routed]
+        rows = self._next_rows(count, watermark)
+        shares, index = batch.probabilities, np.arange(count)
+        self.propensity[rows] = shares[index, batch.model]
+        self.routed_share[rows] = shares[index, batch.routed]
         self.x[rows] = batch.x
         self.unit[rows] = batch.unit
         self.context[rows] = batch.context
@@ -219,13 +219,17 @@ class OpenDecisions:
         self.rule[rows] = rule
         self.era[rows] = batch.era
         self.certifiable[rows] = batch.rate >= rate_min
-        self.probabilities[rows], self.metrics[rows] = shares, np.nan
-        self.capped[rows], self.open_to_all[rows] = batch.capped, True
-        # Logs that do not say what closed a row: it may have been a limit on a part of the traffic.
-        unsaid = np.where(batch.capped, int(Closure.SEGMENT), 0)
-        self.closed_by[rows] = unsaid if batch.closed_by is None else batch.closed_by
-        if batch.closed_by is not None and batch.closed_by.max(initial=0) > Closure.SLICE:
-            self.certifiable[rows] &= ~left_out(batch.closed_by)
+        self.probabilities[rows] = shares
+        self.capped[rows] = batch.capped
+        closed_by = batch.closed_by
+        if closed_by is None:
+            # Logs that do not say what closed a row: a limit on a part of the traffic, perhaps.
+            closed_by = np.where(batch.capped, int(Closure.SEGMENT), 0)
+        self.closed_by[rows] = closed_by
+        if closed_by.max(initial=0) > _SLICE:
+            self.certifiable[rows] &= ~left_out(closed_by)
+            # Nobody is told to rate what was decided before: it waits for nothing.
+            self.expired[rows] = closed_by == Closure.REPEATED
         if batch.eligible is not None:
             # A model that cannot be drawn here has no weight here: such rows identify nothing
             # for it and are left out, by a rule known before the draw.
@@ -235,10 +239,7 @@ class OpenDecisions:
             self.open_to_all[rows] &= (shares[:, active] >= LEAST_OPEN).all(axis=1)
             self.certifiable[rows] &= self.open_to_all[rows]
         self.uniform[rows] = batch.uniform
-        # Of rows that left: state is a function of the log, not of when the table was moved.
-        self.reward[rows], self.y[rows] = 0.0, 0.0
         self.leader[rows] = batch.number if batch.leader is None else batch.leader
-        self.until[rows] = -np.inf
         if self.ttl is not None:
             self.clock = max(self.clock, float(batch.at.max()))
             opens = self.leader[rows] == batch.number
@@ -248,14 +249,67 @@ class OpenDecisions:
                 # Their units last as long as the reading, whatever the time-to-live of ours.
                 until = np.full(count, np.inf if drawn.how == "unit" else -np.inf)
             self.until[rows] = np.where(opens, until, -np.inf)
+
+    def insert_one(
+        self, row: tuple[Any, ...], rule: int, rate_min: float, watermark: int, active: Flags | None
+    ) -> bool:
+        """As `insert` of the only row of a batch (`DecisionBatch.row`), the same bits, where units
+        are not sticky. active: None where the era compares every model. Returns whether a model
+        that it compares was not eligible."""
+        number, unit, context, at, x, routed, rate, shares, uniform, model, randomized = row[:11]
+        capped, _, era, eligible = row[11:15]
+        here = self.size
+        if here >= self._blank:
+            self._next_rows(1, watermark)
+            here = self.size - 1
+        else:
+            self.size = here + 1
+        self.x[here], self.probabilities[here] = x, shares
+        self.propensity[here] = shares[0, model]
+        self.routed_share[here] = shares[0, routed]
+        self.unit[here], self.context[here], self.at[here] = unit, context, at
+        self.routed[here], self.model[here], self.served[here] = routed, model, model
+        self.rate[here], self.uniform[here] = rate, uniform
+        self.rule[here], self.era[here], self.leader[here] = rule, era, number
+        if randomized:
+            self.randomized[here] = True
+        if capped:
+            self.capped[here], self.closed_by[here] = True, row[19]
+        masked = False
+        if eligible is not None:
+            masked = not (eligible if active is None else eligible[:, active]).all()
+        if masked:
+            self.open_to_all[here] = False
+        elif rate >= rate_min:
+            self.certifiable[here] = True
+        return masked
+
+    def _next_rows(self, count: int, watermark: int) -> slice:
+        """Room for `count` more rows, as `_blank_rows` leaves them."""
+        start, end = self.size, self.size + count
+        if end > len(self.rate):
+            self._make_room(count, watermark)
+            start, end = self.size, self.size + count
+        if end > self._blank:
+            self._blank_rows(start, min(max(end, start + NEWEST), len(self.rate)))
+        self.size = end
+        return slice(start, end)
+
+    def _blank_rows(self, start: int, end: int) -> None:
+        """What holds of a decision until something else is known, of rows that have left or were
+        never used: many at once, so that a decision writes only what is its own."""
+        rows = slice(start, end)
+        self.reward[rows], self.y[rows], self.closed_by[rows] = 0.0, 0.0, 0
+        self.metrics[rows] = self.reward_at[rows] = np.nan
+        self.until[rows] = -np.inf
         self.has_outputs[rows] = self.y.shape[1] == 0
-        self.has_reward[rows] = False
-        self.delivered[rows] = True
-        self.confirmed[rows] = False
-        self.reward_at[rows] = np.nan
-        # Nobody is told to rate what was decided before: it waits for nothing.
-        self.expired[rows] = self.closed_by[rows] == Closure.REPEATED
-        self.folded[rows] = self.filled[rows] = self.waits[rows] = self.summed[rows] = False
+        for column in (self.randomized, self.certifiable, self.capped, self.has_reward):
+            column[rows] = False
+        for column in (self.confirmed, self.expired, self.folded, self.filled, self.waits):
+            column[rows] = False
+        self.summed[rows] = False
+        self.delivered[rows] = self.open_to_all[rows] = True
+        self._blank = end
 
     def skip(self, count: int, rule: int, era: int, watermark: int) -> None:
         """Append `count` rows for numbers that no decision has: their rows of the log were lost.
@@ -276,6 +330,18 @@ class OpenDecisions:
         # No limit closed them and no model was shut out: they are left out of no count either.
         self.expired[rows] = self.open_to_all[rows] = True
         self.size += count
+        self._blank = max(self._blank, self.size)
+
+    def assigned(self, numbers: Ints) -> tuple[Ints, Flags]:
+        """(n,) the models that decisions assigned, and whether that is known here."""
+        at = numbers - self.base
+        held = (at >= 0) & (at < self.size)
+        if held.all():
+            return self.model[at], held
+        left = (at < 0) & (at >= -len(self._left))
+        models = np.zeros(len(at), dtype=np.int64)
+        models[held], models[left] = self.model[at[held]], self._left[at[left]]
+        return models, held | left
 
     def is_void(self, rows: slice | Ints) -> Flags:
         """Which rows stand for numbers that no decision has."""
@@ -336,18 +402,6 @@ class OpenDecisions:
         late: Flags = released | self.expired[at] | entered
         return late
 
-    def leading_closed(self, start: int) -> int:
-        """How many rows from `start` on are `closed` before the first one that is not."""
-        if self.ttl is None:
-            # Piece by piece: how many are open behind the first one says nothing.
-            for first in range(start, self.size, BLOCK):
-                closed = self._done(slice(first, min(first + BLOCK, self.size)))
-                if not closed.all():
-                    return first - start + int(np.argmin(closed))
-            return self.size - start
-        closed = self.closed(start)
-        return len(closed) if closed.all() else int(np.argmin(closed))
-
     def closed(self, start: int) -> Flags:
         """Which rows from `start` on have everything they wait for; the caller's watermark is at
         `start`, so the leader of every open row lies there or later."""
@@ -358,6 +412,19 @@ class OpenDecisions:
         waiting = np.bincount(leader[~done], minlength=len(done)) > 0
         closed: Flags = done & ~waiting & (self.until[start : self.size] < self.clock)
         return closed
+
+    def passed(self, start: int) -> int:
+        """How many rows from `start` on, the watermark, are closed before the first open one."""
+        if self.ttl is not None:
+            return _leading(self.closed(start))
+        stop = start
+        while stop < self.size:
+            # A piece at a time: behind the first open row there may be very many.
+            piece = self._done(slice(stop, min(stop + BLOCK, self.size)))
+            stop += _leading(piece)
+            if not piece.all():
+                break
+        return stop - start
 
     def _done(self, rows: slice) -> Flags:
         """(n,) rows that nobody has to wait for: what came late enters no sum in order."""
@@ -417,8 +484,8 @@ class OpenDecisions:
             # Its own reward is there: one of its unit waits, or the unit may still grow.
             open_ = np.flatnonzero((self.leader[rows] == start) & ~done)
             holder = int(open_[0]) if len(open_) else 0
-        took = (self.reward_at - self.at)[rows][self.has_reward[rows]]
-        took = took[~np.isnan(took)]
+        took = self.reward_at[rows] - self.at[rows]
+        took = took[self.has_reward[rows] & ~np.isnan(took)]
         waiting = int(np.count_nonzero(~done))
         return Behind(
             waiting,
@@ -489,6 +556,8 @@ class OpenDecisions:
 
     def load(self, base: int, arrays: dict[str, NDArray[Any]]) -> None:
         self.base, self.size = base, len(arrays["rate"])
+        self._left = self._left[:0]
+        self._blank = self.size
         while len(self.rate) < self.size:
             self._grow()
         for name, column in self._columns.items():
@@ -504,12 +573,14 @@ class OpenDecisions:
         while remaining + count > len(self.rate) // 2:
             self._grow()
         if drop:
+            self._left = np.concatenate([self._left, self.model[:drop]])[-LEFT:]
             for column in self._columns.values():
                 # Block by block: the table may be larger than the memory it is allowed.
                 for start in range(0, remaining, BLOCK):
                     stop = min(start + BLOCK, remaining)
                     column[start:stop] = column[drop + start : drop + stop].copy()
             self.base, self.size = self.base + drop, remaining
+            self._blank = remaining
             self.attempts.forget(self.base)
             self.release()
 
@@ -532,11 +603,13 @@ class OpenDecisions:
             except OSError:
                 # No room for a file: memory, as long as there is any.
                 self._most_bytes = None
-        self._columns = {
-            name: np.concatenate([column, np.zeros_like(column)])
-            for name, column in self._columns.items()
-        }
-        self._file = None
+        # Only what is held is touched: pages of the rest are taken as decisions come.
+        for name, column in self._columns.items():
+            grown = np.zeros((capacity, *column.shape[1:]), column.dtype)
+            held = column[: self.size]
+            grown[: len(held)] = held
+            self._columns[name] = grown
+        self._blank, self._file = self.size, None
         self._bind()
 
     def _move_to_file(self, capacity: int) -> None:
@@ -552,3 +625,8 @@ class OpenDecisions:
                     ]
         self._file, self._columns = file, columns
         self._bind()
+
+
+def _leading(flags: Flags) -> int:
+    """How many are true before the first that is not."""
+    return len(flags) if flags.all() else int(np.argmin(flags))

@@ -38,7 +38,11 @@ _FIRST_STEP, _SLOWER, _STEPS = 0.25, 8.0, 40
 _LEAST = 1e-9
 
 
-@assignment("certify", idea="the shares under which the best model is soonest certified")
+@assignment(
+    "certify",
+    uses_contexts=False,
+    idea="the shares under which the best model is soonest certified",
+)
 def certify(snapshot: Snapshot) -> ConstantShares:
     """Shares from the values, their covariance and the variance of a reward; uniform while a value
     or every variance is unknown."""

@@ -16,7 +16,7 @@ from equipoise.policies.registry import assignment
 from equipoise.policies.snapshot import Snapshot
 
 
-@assignment("neyman", idea="more requests to models whose rewards vary more")
+@assignment("neyman", uses_contexts=False, idea="more requests to models whose rewards vary more")
 def neyman(snapshot: Snapshot) -> ConstantShares:
     """Shares proportional to residual standard deviation / sqrt(cost).
 

@@ -17,7 +17,11 @@ from equipoise.policies.snapshot import ContextScorer, Snapshot
 SCORER_DRAWS = 256
 
 
-@assignment("thompson", idea="as often to each model as it is likely to be the best")
+@assignment(
+    "thompson",
+    uses_contexts=False,
+    idea="as often to each model as it is likely to be the best",
+)
 def thompson(snapshot: Snapshot) -> AssignmentKernel:
     """The best at this context by the scorer's posterior, else the best overall by the values.
 

@@ -23,7 +23,11 @@ from equipoise.policies.snapshot import Floats, Snapshot
 BETA = 0.5
 
 
-@assignment("top-two", idea="mostly to the two models that are likeliest to be the best")
+@assignment(
+    "top-two",
+    uses_contexts=False,
+    idea="mostly to the two models that are likeliest to be the best",
+)
 def top_two(snapshot: Snapshot) -> ConstantShares:
     """Russo's shares from the values and their covariance; uniform while a model is unknown."""
     alpha = smoothed_best_probabilities(snapshot)

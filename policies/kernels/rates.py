@@ -21,6 +21,10 @@ class RateKernel(Protocol):
         """(n,) probabilities for contexts x (n, d). The result may be shared: do not write it."""
         ...
 
+    def rate_of(self, x: Floats) -> float:
+        """As `rates` of one context x (1, d), the same bits."""
+        ...
+
     def clipped(self, low: float, high: float) -> RateKernel:
         """The kernel whose rates are this one's, moved into [low, high]."""
         ...
@@ -80,6 +84,10 @@ class ConstantRate:
         """(n,) the rate, n times."""
         rows = len(x)
         return self._row if rows == 1 else np.full(rows, self.rate)
+
+    def rate_of(self, x: Floats) -> float:
+        """The rate."""
+        return float(self.rate)
 
     def clipped(self, low: float, high: float) -> ConstantRate:
         """The rate moved into [low, high]."""
@@ -144,6 +152,17 @@ class ScoredRate:
         rates = self.scale * scores
         rates += self.base
         return np.asarray(np.minimum(np.maximum(rates, self.low), self.high), dtype=np.float64)
+
+    def rate_of(self, x: Floats) -> float:
+        """The rate of one context x (1, d)."""
+        return self.of_score(self.score.scores(x).item())
+
+    def of_score(self, score: float) -> float:
+        """As `of_scores` of one score, on plain numbers."""
+        rate = self.scale * score + self.base
+        # A number that is none passes, as it does in NumPy.
+        rate = float(self.low) if rate < self.low else rate
+        return float(self.high) if rate > self.high else rate
 
     def clipped(self, low: float, high: float) -> ScoredRate:
         """The same rates, moved into [low, high] as well."""

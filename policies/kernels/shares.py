@@ -102,7 +102,8 @@ def mix_floor(shares: Floats, eligible: Flags | None, floor: float) -> Floats:
         # 1 for rows with no eligible model at all: 0 / 1 keeps them 0.
         total = np.where(bare, np.maximum(count, 1.0), total)
     # Divided first: a share of the total is at most 1, whatever the unit.
-    mixed = raw / total * np.maximum(1.0 - count * floor, 0.0)
+    left = 1.0 - count * floor
+    mixed = raw / total * (max(left, 0.0) if eligible is None else np.maximum(left, 0.0))
     return np.asarray(mixed + (floor if eligible is None else floor * eligible), dtype=np.float64)
 
 

@@ -12,12 +12,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
+from multiprocessing import active_children, get_context
 from pathlib import Path
-from typing import TextIO, TypeAlias
-
-import pandas as pd
+from typing import TYPE_CHECKING, TextIO, TypeAlias
 
 from equipoise.policies.registry import policy
 from equipoise.replay.benchmarks import Benchmark
@@ -39,6 +41,9 @@ from equipoise.replay.harness.stream import (
 )
 from equipoise.replay.results.averages import NAIVE
 from equipoise.replay.worlds import World, WorldOptions
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Advance: TypeAlias = Callable[[int], None]
 """Called with the number of finished cells; first with that of those finished by an earlier run."""
@@ -116,20 +121,25 @@ def _bar(total: int, stream: TextIO) -> Iterator[Advance]:
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(file=stream)) as bar:
-        task = bar.add_task("replaying", total=total)
-        resumed = False
+    bar = Progress(*columns, console=Console(file=stream))
+    task = bar.add_task("replaying", total=total)
+    resumed = False
 
-        def advance(done: int) -> None:
-            nonlocal resumed
-            if resumed:
-                bar.update(task, completed=done)
-            else:
-                # Cells of an earlier run say nothing about the pace of this one.
-                bar.reset(task, completed=done)
-                resumed = True
+    def advance(done: int) -> None:
+        nonlocal resumed
+        if resumed:
+            bar.update(task, completed=done)
+        else:
+            # Its thread begins here, when processes may have been forked already.
+            bar.start()
+            # Cells of an earlier run say nothing about the pace of this one.
+            bar.reset(task, completed=done)
+            resumed = True
 
+    try:
         yield advance
+    finally:
+        bar.stop()
 
 
 KEYS = ("world", "alpha", "confounding", "policy", "estimator", "seed", "checkpoint")
@@ -229,6 +239,7 @@ def run_sweep(
     folder: Path | None = None,
     scheduler: str | None = None,
     source: Source | None = None,
+    meanwhile: Callable[[], object] = lambda: None,
 ) -> pd.DataFrame:
     """Run cells and return tidy results in the order of the cells.
 
@@ -236,7 +247,8 @@ def run_sweep(
     run again, the others are added while the sweep runs. progress is called with the number of
     finished cells, first with that of those found. scheduler: address of a cluster to run them on,
     where jobs limits the cells under way, 0 to what its workers take; source: where its workers
-    find a benchmark that is too large to be sent.
+    find a benchmark that is too large to be sent. meanwhile: called once while other processes here
+    are at work, if they are.
 
     Raises OptionError where the cluster cannot be used, or has gone.
     """
@@ -246,10 +258,14 @@ def run_sweep(
     finished = FinishedCells(folder)
     missing = [index for index, key in enumerate(keys) if key not in finished]
     done = len(sweep) - len(missing)
-    progress(done)
+
+    def begun() -> None:
+        progress(len(sweep) - len(missing))
+        meanwhile()
+
     try:
         for index, rows in _results(
-            benchmark, contents, settings, sweep, missing, jobs, scheduler, source
+            benchmark, contents, settings, sweep, missing, jobs, scheduler, source, begun
         ):
             finished.add(keys[index], rows)
             done += 1
@@ -274,26 +290,95 @@ def _results(
     jobs: int,
     scheduler: str | None,
     source: Source | None,
+    begun: Callable[[], None],
 ) -> Iterator[Finished]:
-    """Positions and rows of the cells that are left, as they finish."""
+    """Positions and rows of the cells that are left, as they finish. begun: called before the first
+    of them, when processes that are forked have been."""
     if scheduler is not None and positions:
+        begun()
         with connected(scheduler) as cluster:
             left = ((index, sweep[index]) for index in positions)
             yield from results(
                 cluster, scheduler, _finish, benchmark, source, settings, left, jobs, _note
             )
         return
-    work = ((benchmark, contents, settings, index, sweep[index]) for index in positions)
+    finish = partial(_finish, benchmark, contents, settings)
     if jobs == 1 or len(positions) <= 1:
-        yield from (_finish(*each) for each in work)
+        begun()
+        yield from (finish(index, sweep[index]) for index in positions)
+        return
+    if _may_fork():
+        yield from _forked(lambda index: finish(index, sweep[index]), positions, jobs, begun)
         return
     from joblib import Parallel, delayed, parallel_config
 
+    begun()
     # Every worker watches from its first moment on, whether or not a cell ever reaches it.
     with parallel_config("loky", initializer=_become_worker, initargs=(os.getpid(),)):
         # Few cells are under way and none waits for its turn: memory does not grow with the sweep.
         pool = Parallel(n_jobs=jobs or -1, return_as="generator_unordered", pre_dispatch="4*n_jobs")
-    yield from pool(delayed(_finish)(*each) for each in work)
+    yield from pool(delayed(finish)(index, sweep[index]) for index in positions)
+
+
+def _may_fork() -> bool:
+    """Whether a fork of this process is whole: it has one thread, and so has its linear algebra.
+
+    A fork begins at once, with everything that is loaded; any other worker loads it all again,
+    which takes longer than a cell.
+    """
+    threads = os.environ.get("OPENBLAS_NUM_THREADS") or os.environ.get("OMP_NUM_THREADS")
+    return sys.platform == "linux" and threads == "1" and threading.active_count() == 1
+
+
+_inherited: Callable[[int], Finished] | None = None
+"""What a forked worker runs: there before the fork, so that nothing is sent but positions."""
+
+
+def _forked(
+    finish: Callable[[int], Finished],
+    positions: Sequence[int],
+    jobs: int,
+    begun: Callable[[], None],
+) -> Iterator[Finished]:
+    """As `_results`, in forks of this process, which end with the block."""
+    processes, others = min(jobs or _cores(), len(positions)), set(active_children())
+    pool = ProcessPoolExecutor(processes, get_context("fork"), _become_fork, (os.getpid(), finish))
+    left = iter(positions)
+    try:
+        # Few cells are under way and none waits for its turn: memory does not grow with the sweep.
+        going = {pool.submit(_finish_inherited, index) for index in islice(left, 4 * processes)}
+        begun()
+        while going:
+            done, going = wait(going, return_when=FIRST_COMPLETED)
+            going |= {pool.submit(_finish_inherited, index) for index in islice(left, len(done))}
+            yield from (each.result() for each in done)
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for worker in set(active_children()) - others:
+            worker.terminate()
+        raise
+    pool.shutdown()
+
+
+def _cores() -> int:
+    """Processors that this process may use: of its affinity and of its container's quota."""
+    cores = len(os.sched_getaffinity(0))
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return max(1, min(cores, -(-int(quota) // int(period))))
+    except (OSError, ValueError):
+        return cores
+
+
+def _become_fork(parent: int, finish: Callable[[int], Finished]) -> None:
+    global _inherited
+    _inherited = finish
+    _become_worker(parent)
+
+
+def _finish_inherited(index: int) -> Finished:
+    assert _inherited is not None
+    return _inherited(index)
 
 
 def _note(text: str) -> None:

@@ -22,7 +22,8 @@ import threading
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
+from itertools import chain, zip_longest
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -30,10 +31,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from equipoise.store.batches import Batch, Segment
+from equipoise.store.batches import Batch, DecisionBatch, Ints, Segment
 from equipoise.store.errors import FullStoreError, ReadOnlyStoreError, WriteError
 from equipoise.store.files import identity, sync_to_disk
-from equipoise.store.format.sql_rows import LOG_TABLES, Kind
+from equipoise.store.format.sql_rows import LOG_TABLES, Kind, merge
 
 Sync: TypeAlias = Literal["never", "each", "asked"]
 
@@ -62,8 +63,14 @@ _TABLES = {
     table.batch: (position, tuple((name, kind in _DTYPES) for name, kind in table.columns.items()))
     for position, table in enumerate(LOG_TABLES)
 }
+_TOGETHER: list[Callable[[Sequence[Any]], Any]] = [
+    itemgetter(0, *(at for at, kind in enumerate(table.columns.values(), 2) if kind is Kind.SHARED))
+    for table in LOG_TABLES
+]
+"""What decoded frames of a table must have in common to be joined: the table, shared values."""
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder().decode
 
 
 def seed_of(store_id: bytes) -> int:
@@ -79,11 +86,51 @@ def to_frame(seq: int, batch: Batch, seed: int = 0) -> bytes:
 def batch_to_body(batch: Batch) -> bytes:
     """A batch as msgpack, without a header."""
     position, columns = _TABLES[type(batch)]
+    if isinstance(batch, DecisionBatch) and batch.row is not None:
+        return _encode(_values_of_row(position, batch.row))
     values: list[Any] = [position, len(batch)]
     for name, is_array in columns:
         value = getattr(batch, name)
         values.append(value.tobytes() if is_array and value is not None else value)
     return _encode(values)
+
+
+_INTEGER = struct.Struct("<q").pack
+_NUMBERS = struct.Struct("<qqqdqddq??").pack
+
+
+def _values_of_row(position: int, row: tuple[Any, ...]) -> list[Any]:
+    """What `batch_to_body` encodes, of a decision that is held as plain values: each has the bytes
+    of an array of one."""
+    number, unit, context, at, x, routed, rate, shares, uniform, model, *more = row
+    randomized, capped, rule_id, era, eligible, request, who, replayed, *optional = more
+    numbers = _NUMBERS(number, unit, context, at, routed, rate, uniform, model, randomized, capped)
+    leader, closed_by, draw = [None if each is None else _INTEGER(each) for each in optional]
+    return [
+        position,
+        1,
+        numbers[:8],
+        request,
+        numbers[8:16],
+        who,
+        numbers[16:24],
+        replayed,
+        numbers[24:32],
+        x.tobytes(),
+        numbers[32:40],
+        None if eligible is None else eligible.tobytes(),
+        numbers[40:48],
+        shares.tobytes(),
+        numbers[48:56],
+        numbers[56:64],
+        numbers[64:65],
+        numbers[65:],
+        rule_id,
+        era,
+        leader,
+        closed_by,
+        draw,
+    ]
 
 
 def framed(seq: int, payload: bytes, seed: int = 0) -> bytes:
@@ -208,6 +255,61 @@ def body_to_batch(payload: bytes | memoryview) -> Batch:
         else:
             columns[name] = value
     return table.batch(**columns)
+
+
+def merge_frames(segments: Sequence[Segment]) -> list[tuple[Ints, Batch]]:
+    """As `merge`: column by column from the bytes of frames, which is several times quicker where
+    most hold one row. Segments that have no frame are merged by their batches."""
+    groups: dict[Any, tuple[list[Segment], list[Any]]] = {}
+    for segment in segments:
+        if segment.frame is None:
+            return merge(segments)
+        values = _decode(segment.frame[_HEADER.size :])
+        key = _TOGETHER[values[0]](values)
+        group = groups.get(key)
+        if group is None:
+            group = groups[key] = [], []
+        group[0].append(segment)
+        # One list of all values: one for each frame would have the garbage collector come by.
+        group[1].extend(values)
+    merged: list[tuple[Ints, Batch]] = []
+    for parts, values in groups.values():
+        batch = _joined_values(values, len(parts))
+        if batch is None:
+            merged += merge(parts)
+        elif len(batch) == len(parts):
+            merged.append((np.array([part.seq for part in parts], dtype=np.int64), batch))
+        else:
+            merged.append((np.concatenate([part.seqs for part in parts]), batch))
+    return merged
+
+
+def _joined_values(values: list[Any], frames: int) -> Batch | None:
+    """The rows of so many decoded frames of one table, one after the other, with equal shared
+    values, as one batch; None where widths differ, or some have a column that others lack."""
+    step = len(values) // frames
+    table, counts = LOG_TABLES[values[0]], values[1::step]
+    rows = sum(counts)
+    whole: dict[str, Any] = {}
+    for at, (name, kind) in enumerate(table.columns.items(), 2):
+        column = values[at::step]
+        absent = column.count(None)
+        if absent or kind is Kind.SHARED:
+            if absent not in (0, frames):
+                return None
+            whole[name] = column[0]
+        elif kind not in _DTYPES:
+            whole[name] = list(chain.from_iterable(column))
+        else:
+            array: NDArray[Any] = np.frombuffer(b"".join(column), dtype=_DTYPES[kind])
+            if kind in _TWO_AXES:
+                width = len(array) // rows
+                size = width * array.itemsize
+                if any(len(part) != n * size for part, n in zip(column, counts, strict=True)):
+                    return None
+                array = array.reshape(rows, width)
+            whole[name] = array
+    return table.batch(**whole)
 
 
 def tail_files(store: Path) -> list[Path]:

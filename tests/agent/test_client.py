@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import socket
 import struct
@@ -85,6 +86,67 @@ def test_outcomes_arrive_in_parts_and_in_batches(daemon: Protocol, port: int) ->
     assert table.next == 300
     assert table.has_reward[: table.size].all(), "every decision has its reward"
     assert table.has_outputs[: table.size].all()
+
+
+def test_outcomes_name_decisions_by_their_id_and_bring_the_token(
+    daemon: Protocol, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bodies: list[dict[str, Any]] = []
+    answer = daemon.answer
+
+    def keep(path: str, body: bytes) -> tuple[int, bytes]:
+        bodies.extend(json.loads(body) if path == "/v1/outcomes" else [])
+        status, text = answer(path, body)
+        return status, text.replace(b'"reason"', b'"outcome_token": "t", "reason"')
+
+    monkeypatch.setattr(daemon, "answer", keep)
+    with client(port) as router:
+        choices = [router.decide(f"r{i}", "large", FEATURES) for i in range(2)]
+        router.outcome(choices[0], outputs={"seconds": 1.0})
+        router.outcome("r1", reward=0.5)
+        router.outcome("r2", reward=0.5)  # which nobody asked here
+        assert router.flush(PATIENT)
+    first, second, third = bodies
+    assert first == {"decision_id": "d0", "outputs": {"seconds": 1.0}, "outcome_token": "t"}
+    assert second == {"decision_id": "d1", "reward": 0.5, "outcome_token": "t"}
+    assert third == {"request_id": "r2", "reward": 0.5}
+
+
+def test_an_outcome_whose_decision_is_on_its_way_is_sent_again(
+    daemon: Protocol, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer, times = daemon.answer, [0]
+
+    def later(path: str, body: bytes) -> tuple[int, bytes]:
+        if path == "/v1/outcomes":
+            times[0] += 1
+            if times[0] < 3:
+                return 200, b'{"rejected": [{"index": 0, "status": 503}]}'
+        return answer(path, body)
+
+    monkeypatch.setattr(daemon, "answer", later)
+    with client(port) as router:
+        router.outcome(router.decide("r1", "large", FEATURES), reward=0.5)
+        assert router.flush(PATIENT)
+    assert (times[0], router.counters.delivered, router.counters.refused) == (3, 1, 0)
+
+
+def test_a_request_is_sent_in_one_piece() -> None:
+    pieces: list[bytes] = []
+
+    def listen(connection: socket.socket) -> None:
+        for _ in range(2):
+            pieces.append(connection.recv(1 << 16))
+            connection.sendall(body(DECISION + b'"propensity": 0.25}'))
+
+    with behaving(listen) as port:
+        router = client(port)
+        assert [router.decide("r1", "large", FEATURES).reason for _ in "ab"] == ["", ""]
+        router.close(0.0)
+    for piece in pieces:
+        head, _, text = piece.partition(b"\r\n\r\n")
+        assert head.startswith(b"POST /v1/decide HTTP/1.1\r\nHost: 127.0.0.1:")
+        assert json.loads(text)["request_id"] == "r1"
 
 
 def test_a_token_is_sent(daemon: Protocol, port: int) -> None:

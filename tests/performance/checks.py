@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 
 import numpy as np
-from run import agent_of, line, outcomes, requests
+from works import agent_of, outcomes, requests
 
 from equipoise.agent.state.fold import CHUNK
 from equipoise.store.batches import ObservationBatch, slice_rows
@@ -40,7 +40,7 @@ def cost_of_checks(preset: str, rng: np.random.Generator) -> None:
             lambda: twin.take(fold.pending, start, stop, predicted, fold._rules), afresh
         )
         note = f"{alone / whole:.0%} of folding the chunk ({whole * 1e6:,.0f} us)"
-        line(f"{preset}, {what}", f"{alone * 1e6:,.0f} us", note)
+        print(f"  {preset}, {what:<50}{alone * 1e6:,.0f} us  {note}", flush=True)
 
     share("drift of routed rewards only", np.full(n, np.nan))
     share("drift of every model too", rng.random(n))

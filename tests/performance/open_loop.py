@@ -47,7 +47,11 @@ class _Connection:
         self.stream = stream
         self.index = 0
         self.scheduled = 0.0
-        self._head = f"POST {stream.path} HTTP/1.1\r\nhost: bench\r\ncontent-length: ".encode()
+        # The lines that Python's `http.client` sends, which the product's client uses.
+        self._head = (
+            f"POST {stream.path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n"
+            "Accept-Encoding: identity\r\nContent-Type: application/json\r\nContent-Length: "
+        ).encode()
         self._received = b""
 
     def send(self, index: int, scheduled: float) -> None:

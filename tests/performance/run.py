@@ -1,396 +1,251 @@
 """`make bench`: how fast the agent is, as ratios to named baselines of the same run.
 
-Machines are noisy, so nothing here asserts; it prints. Every ratio has both sides measured in
-this process, one after the other, the better of several repeats each.
+Machines are noisy, so nothing here asserts; it prints. Both sides of a ratio take turns in one
+run, and a ratio is the median of five (`measure.py`). A table of everything comes at the end.
 
-    make bench                 all sections
+    make bench                                       all sections
     python tests/performance/run.py decide updates
+    python tests/performance/run.py --against PATH   beside another checkout with its own .venv
+    python tests/performance/run.py sweep --against PATH --sweep "--seeds 40"
 """
 
 from __future__ import annotations
 
+import argparse
+import re
+import shlex
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from pathlib import Path
 
-import numpy as np
+import bare
+import works
+from measure import Bench, Figures, Side, Target, environment, number, python_of
 
-from equipoise.agent.agent import Agent
-from equipoise.agent.config import BudgetConfig, ExperimentConfig, ModelConfig, PolicyConfig
-from equipoise.agent.features import FeatureSchema
-from equipoise.policies.registry import PRESETS
-from equipoise.store.batches import OutcomeBatch, RequestBatch, SimulationBatch
-from equipoise.store.memory import MemoryStore
-
-KEY = bytes(range(32))
-
-
-class ForgetfulStore(MemoryStore):
-    """A store that keeps no rows: for measuring the agent's own memory over a long stream."""
-
-    def append(self, batch):
-        seq = super().append(batch)
-        for kept in (self._starts, self._batches, self._decision_starts, self._decision_batches):
-            kept.clear()
-        return seq
+ROOT = Path(__file__).resolve().parents[2]
+MAIN = "from equipoise.replay.cli import main; main()"
+KINDS = {
+    "uniform": "constant",
+    "top-two": "constant",
+    "active": "forms",
+    "contrast": "forms",
+    "thompson": "draws",
+}
+"""What a rule of each policy computes from a request."""
 
 
-def agent_of(d: int, q: int, models: int, preset: str = "top-two", store=None) -> Agent:
-    gate, assignment = PRESETS[preset]
-    config = ExperimentConfig(
-        name="bench",
-        models=[ModelConfig(name=f"m{index}") for index in range(models)],
-        features=FeatureSchema.vectors(
-            [f"x{index}" for index in range(d)], [f"y{index}" for index in range(q)]
-        ),
-        policy=PolicyConfig(gate=gate, assignment=assignment, rate=0.2),
-        budget=BudgetConfig(),
-    )
-    agent = Agent(config, store if store is not None else MemoryStore(), KEY)
-    rng = np.random.default_rng(0)
-    n = 200 * models
-    agent.simulate(
-        SimulationBatch(
-            context=np.repeat(np.arange(200), models),
-            model=np.tile(np.arange(models), 200),
-            x=np.repeat(rng.normal(size=(200, d)), models, axis=0),
-            outputs=rng.normal(size=(n, q)),
-            cost=np.full(n, 0.01),
-            at=np.zeros(n),
+def decide(bench: Bench) -> None:
+    bench.begin("decide", "decisions in process, p = 32, K = 8, logged to memory")
+    for preset, kind in KINDS.items():
+        name = f"single {preset}"
+        found = bench.compare(
+            f"{preset}, one at a time",
+            {"p50": "us", "p99": "us"},
+            {"own": works.build(name), "bare": bare.single(kind), **bench.before(name)},
+            {"p50": (Target("bare", 3.0),)},
         )
-    )
-    warm(agent, rng, 20, 200)
-    agent.refresh(review=False)
-    return agent
+        tails = sorted(each["p99"] / each["p50"] for each in found["own"])
+        tail = tails[len(tails) // 2]
+        sides = {"own": tail}
+        bench.add(f"{preset}, p99 / p50", "", sides, {"p50": tail}, (Target("p50", 4.0),))
+    for preset in KINDS:
+        for size in (64, 1024):
+            name = f"batches {preset} {size}"
+            sides = {"own": works.build(name), **bench.before(name)}
+            bench.compare(f"{preset}, batches of {size:,}", {"rate": "rows/s"}, sides)
 
 
-def requests(agent: Agent, rng: np.random.Generator, n: int) -> RequestBatch:
-    return RequestBatch(
-        unit=rng.integers(0, 2**62, n),
-        context=np.full(n, -1),
-        at=np.zeros(n),
-        x=rng.normal(size=(n, agent.state.transform.d)),
-        routed=rng.integers(0, len(agent.models), n),
-    )
-
-
-def outcomes(agent: Agent, rng: np.random.Generator, decided) -> OutcomeBatch:
-    n = len(decided)
-    return OutcomeBatch(
-        number=decided.number,
-        served=decided.model,
-        attempt=np.ones(n, dtype=np.int64),
-        delivered=np.ones(n, dtype=bool),
-        outputs=rng.normal(size=(n, agent.state.transform.q)),
-        reward=rng.random(n),
-        at=decided.at,
-    )
-
-
-def warm(agent: Agent, rng: np.random.Generator, batches: int, size: int) -> None:
-    for _ in range(batches):
-        agent.observe(outcomes(agent, rng, agent.decide(requests(agent, rng, size))))
-
-
-def best(work: Callable[[], int], repeats: int = 5) -> float:
-    """Most rows per second over the repeats; `work` returns its rows."""
-    rates = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        rows = work()
-        rates.append(rows / (time.perf_counter() - start))
-    return max(rates)
-
-
-def line(what: str, value: str, note: str = "") -> None:
-    print(f"  {what:<58}{value:>16}  {note}", flush=True)
-
-
-def section_decide() -> None:
-    print("In-process decisions (p = 32, K = 8, logged to memory)")
-    rng = np.random.default_rng(1)
-    for preset in ("uniform", "top-two", "thompson", "active", "contrast"):
-        agent = agent_of(16, 15, 8, preset)
-        for size in (1, 64, 1024):
-            count = max(20_000 // size, 10)
-            prepared = [requests(agent, rng, size) for _ in range(min(count, 400))]
-
-            def work(agent=agent, prepared=prepared, count=count, size=size) -> int:
-                for index in range(count):
-                    agent.decide(prepared[index % len(prepared)])
-                return count * size
-
-            line(f"{preset}, batches of {size}", f"{best(work, 3):,.0f}/s")
-        one = [requests(agent, rng, 1) for _ in range(1000)]
-        times = []
-        for index in range(20_000):
-            start = time.perf_counter_ns()
-            agent.decide(one[index % 1000])
-            times.append(time.perf_counter_ns() - start)
-        p50, p99 = np.percentile(times, [50, 99]) / 1000
-        line(f"{preset}, one at a time, p50 / p99", f"{p50:.1f} / {p99:.1f} us", "target p99 < 50")
-
-
-def section_refresh() -> None:
-    print("Refresh: estimate, certify, freeze the next rule (off the hot path)")
-    rng = np.random.default_rng(6)
+def refresh(bench: Bench) -> None:
+    bench.begin("refresh", "estimate, certify, freeze the next rule, off the hot path")
     for d, q, models in ((16, 15, 8), (16, 47, 20)):
         for preset in ("top-two", "contrast"):
-            agent = agent_of(d, q, models, preset)
-            times, frozen = [], []
-            for _ in range(20):
-                warm(agent, rng, 1, 50)
-                start = time.perf_counter()
-                snapshot = agent.refresh(review=False)
-                times.append(1e3 * (time.perf_counter() - start))
-                start = time.perf_counter()
-                agent.state.policy.freeze(snapshot)
-                frozen.append(1e3 * (time.perf_counter() - start))
-            line(
-                f"{preset}, p = {1 + d + q}, K = {models}, median",
-                f"{np.median(times):.1f} ms",
-                f"of which the policy {np.median(frozen):.1f} ms; target 20",
-            )
+            name = f"refresh {preset} {d} {q} {models}"
+            sides = {"own": works.build(name), **bench.before(name)}
+            bench.compare(f"{preset}, p = {1 + d + q}, K = {models}", {"ms": "ms"}, sides)
 
 
-def section_updates() -> None:
-    print("Updates (observe and fold) against a bare numpy kernel of the same moments")
-    rng = np.random.default_rng(2)
+def updates(bench: Bench) -> None:
+    bench.begin("updates", "observe and fold, beside bare NumPy of the same moments")
     for d, q, models in ((16, 15, 8), (16, 4, 6)):
-        for size in (100, 1024):
-            agent = agent_of(d, q, models)
-            count = 200_000 // size
-            prepared = [
-                outcomes(agent, rng, agent.decide(requests(agent, rng, size))) for _ in range(count)
-            ]
-            half = count // 2
-
-            def work(agent=agent, prepared=prepared, half=half, size=size) -> int:
-                for batch in prepared[:half]:
-                    agent.observe(batch)
-                del prepared[:half]
-                return half * size
-
-            ours = best(work, 2)
-            bare = bare_kernel(rng, d, q, models, size, decide=False)
-            line(
-                f"updates, p = {1 + d + q}, K = {models}, batches of {size}",
-                f"{ours:,.0f}/s",
-                f"{ours / bare:.0%} of bare numpy ({bare:,.0f}/s)",
+        for size, share in ((100, 0.8), (1024, 0.5)):
+            name = f"updates {d} {q} {models} {size}"
+            own, least = works.build(name), bare.sums(d, q, models, size)
+            bench.compare(
+                f"p = {1 + d + q}, K = {models}, batches of {size:,}",
+                {"rate": "rows/s"},
+                {"own": own, "bare": least, **bench.before(name)},
+                {"rate": (Target("bare", share, least=True),)},
             )
 
 
-def bare_kernel(
-    rng: np.random.Generator, d: int, q: int, models: int, size: int, decide: bool
-) -> float:
-    """Rows per second of plain numpy for the same sums: score, draw, and the Gram matrices per
-    group for OBS and twice for EXP, per-model sums per group, weighted reward sums. No checks,
-    no centring, no log, no pending table, no certified sums."""
-    p, groups = 1 + d + q, 20
-    weights = rng.normal(size=(1 + d, models))
-    grams = np.zeros((3, groups, p, p))
-    sums = np.zeros((3, groups * models, p))
-    reward_sums = np.zeros((4, groups * models))
-
-    def work() -> int:
-        total = 0
-        for _ in range(60_000 // size):
-            x = pool_x[:size]
-            v = pool_v[:size]
-            if decide:
-                z = np.concatenate([np.ones((size, 1)), x], axis=1)
-                score = z @ weights
-                score -= score.max(axis=1, keepdims=True)
-                share = np.exp(score)
-                share /= share.sum(axis=1, keepdims=True)
-                u = generator.random(size)
-                model = (np.cumsum(share, axis=1) < u[:, None]).sum(axis=1)
-            else:
-                model = pool_model[:size]
-            group = pool_group[:size]
-            experiment = pool_u[:size] < 0.2
-            for source, rows in enumerate((~experiment, experiment, experiment)):
-                picked = np.flatnonzero(rows)
-                cell = group[picked] * models + model[picked]
-                order = np.argsort(cell, kind="stable")
-                part, cell = v[picked[order]], cell[order]
-                if source == 2:
-                    part = part * 5.0
-                starts = np.flatnonzero(np.diff(cell, prepend=-1))
-                sums[source, cell[starts]] += np.add.reduceat(part, starts, axis=0)
-                edges = np.searchsorted(cell, np.arange(groups + 1) * models)
-                for g in range(groups):
-                    rows_of_group = part[edges[g] : edges[g + 1]]
-                    grams[source, g] += rows_of_group.T @ rows_of_group
-            reward = v[picked, -1]
-            cell = group[picked] * models + model[picked]
-            for index, value in enumerate((reward, reward * reward, 5 * reward, 25 * reward)):
-                reward_sums[index] += np.bincount(cell, value, groups * models)
-            total += size
-        return total
-
-    generator = np.random.default_rng(0)
-    pool_x, pool_v = rng.normal(size=(size, d)), rng.normal(size=(size, p))
-    pool_group = rng.integers(0, groups, size)
-    pool_model, pool_u = rng.integers(0, models, size), rng.random(size)
-    return best(work, 3)
+def replay(bench: Bench) -> None:
+    bench.begin("replay", "decisions and updates, d = 16, K = 6, batches of 100, on one table")
+    peers = {name: made for name, make in bare.PEERS.items() if (made := make()) is not None}
+    targets = (
+        Target("bare", 0.6, least=True),
+        Target("mabwiser LinUCB", 4.0, least=True),
+        Target("before", 2.0, least=True),
+    )
+    for preset, every in (("top-two", 2000), ("top-two", 10_000), ("thompson", 10_000)):
+        name = f"replay {preset} {every}"
+        sides = {"bare": bare.sums(16, 4, 6, 100, decide=True), **bench.before(name), **peers}
+        what = f"{preset}, refresh every {every:,}"
+        own = {"own": works.build(name)}
+        bench.compare(what, {"rate": "rows/s"}, {**own, **sides}, {"rate": targets})
 
 
-def section_peers() -> None:
-    print("Replay: contextual decisions + updates, d = 16, K = 6, beside peers on the same table")
-    rng = np.random.default_rng(3)
-    size, rows = 100, 40_000
-    x, reward = rng.normal(size=(rows, 16)), rng.random((rows, 6))
-    bare = bare_kernel(rng, 16, 4, 6, size, decide=True)
-    ours: dict[str, float] = {}
-    for preset, refresh in (("top-two", 2000), ("top-two", 10_000), ("thompson", 10_000)):
-        name = f"{preset}, refresh every {refresh:,}"
-        ours[name] = replay_rate(preset, refresh, x, reward, size)
-        note = f"{ours[name] / bare:.0%} of bare numpy ({bare:,.0f}/s)"
-        line(f"equipoise {name}", f"{ours[name]:,.0f}/s", note)
-    for name, peer in (("mabwiser LinUCB", mabwiser_rate), ("river LinUCBDisjoint", river_rate)):
-        rate = peer(x, reward, size)
-        if rate is None:
-            line(name, "not installed")
-            continue
-        ratios = ", ".join(f"{own / rate:.1f}x" for own in ours.values())
-        line(name, f"{rate:,.0f}/s", f"ours: {ratios}; targets 1.5x mabwiser, 20x river")
+def command(checkout: Path | None, *arguments: str, least: str = "") -> Side:
+    """A whole command in a process of its own: seconds, start-up included. least: a program that is
+    run instead."""
 
-
-def replay_rate(preset: str, refresh: int, x: np.ndarray, reward: np.ndarray, size: int) -> float:
-    """Decisions and updates per second of the agent on a table of contexts and rewards."""
-    rows, models = reward.shape
-    rng = np.random.default_rng(5)
-    agent = agent_of(x.shape[1], 4, models, preset)
-    outputs = rng.normal(size=(size, 4))
-    unit, routed = rng.integers(0, 2**62, rows), rng.integers(0, models, rows)
-    blank, zeros = np.full(size, -1), np.zeros(size)
-    ones, sent = np.ones(size, dtype=np.int64), np.ones(size, dtype=bool)
-
-    def work() -> int:
-        for start in range(0, rows, size):
-            part = slice(start, start + size)
-            decided = agent.decide(RequestBatch(unit[part], blank, zeros, x[part], routed[part]))
-            earned = reward[np.arange(start, start + size), decided.model]
-            agent.observe(
-                OutcomeBatch(decided.number, decided.model, ones, sent, outputs, earned, zeros)
-            )
-            if start % refresh == 0:
-                agent.refresh(review=False)
-        return rows
-
-    return best(work, 3)
-
-
-def mabwiser_rate(x: np.ndarray, reward: np.ndarray, size: int) -> float | None:
-    try:
-        from mabwiser.mab import MAB, LearningPolicy
-    except ImportError:
-        return None
-    models = reward.shape[1]
-    mab = MAB(list(range(models)), LearningPolicy.LinUCB(alpha=1.0))
-    mab.fit(list(range(models)), [0.5] * models, x[:models])
-
-    def work() -> int:
-        for start in range(0, len(x), size):
-            part = x[start : start + size]
-            arms = mab.predict(part)
-            mab.partial_fit(arms, reward[np.arange(start, start + size), arms], part)
-        return len(x)
-
-    return best(work, 2)
-
-
-def river_rate(x: np.ndarray, reward: np.ndarray, size: int) -> float | None:
-    from river import bandit
-
-    models, rows = reward.shape[1], 3000
-    policy = bandit.LinUCBDisjoint(alpha=1.0, seed=1)
-    arms = list(range(models))
-    contexts = [dict(enumerate(row)) for row in x[:rows].tolist()]
-
-    def work() -> int:
-        for index, context in enumerate(contexts):
-            arm = policy.pull(arms, context)
-            policy.update(arm, context, reward[index, arm])
-        return rows
-
-    return best(work, 1)
-
-
-def section_memory() -> None:
-    print("Memory over a long stream (the log itself is not kept)")
-    import resource
-
-    agent = agent_of(16, 4, 6, store=ForgetfulStore())
-    rng = np.random.default_rng(4)
-    batch = requests(agent, rng, 1000)
-    sizes = []
-    for _ in range(5):
-        for _ in range(2000):
-            agent.observe(outcomes(agent, rng, agent.decide(batch)))
-        sizes.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
-        state = len(agent.fold.to_bytes()) / 1024
-        decided, events = agent.light.pending.next / 1e6, agent.light.next_seq / 1e6
-        line(
-            f"{decided:.1f}M decisions, {events:.1f}M events",
-            f"{sizes[-1]:,.0f} MiB peak",
-            f"state {state:,.0f} KiB",
+    def work() -> Figures:
+        began = time.perf_counter()
+        done = subprocess.run(
+            [python_of(checkout), "-c", least or MAIN, *arguments],
+            capture_output=True,
+            text=True,
+            cwd=checkout or ROOT,
+            env=environment(),
         )
+        if done.returncode:
+            raise SystemExit(f"equipoise {shlex.join(arguments)}: {done.stderr}")
+        return {"s": time.perf_counter() - began}
+
+    return work
 
 
-def section_help() -> None:
-    command = [sys.executable, "-c", "from equipoise.replay.cli import main; main()", "--help"]
-    times = []
-    for _ in range(7):
-        start = time.perf_counter()
-        subprocess.run(command, capture_output=True, check=True)
-        times.append(time.perf_counter() - start)
-    print("Command line")
-    line("equipoise --help, median of 7", f"{np.median(times):.3f} s", "target 0.3")
+def startup(bench: Bench) -> None:
+    bench.begin("startup", "commands in a process of their own, wall, beside `import typer, rich`")
+    with tempfile.TemporaryDirectory() as folder:
+        few = ("--policies", "top-two", "--seeds", "1", "--budget", "100", "--jobs", "1")
+        stores: dict[Path | None, str] = {}
+        for checkout in (None, bench.against) if bench.against else (None,):
+            stores[checkout] = f"{folder}/{len(stores)}.sqlite"
+            out = f"{folder}/{len(stores)}"
+            command(checkout, "replay", *few, "--store", stores[checkout], "--out", out)()
+        commands = {
+            "--help": ("--help",),
+            "status STORE": ("status", "STORE"),
+            "plan --help": ("plan", "--help"),
+            "ingest --help": ("ingest", "--help"),
+            "replay --help": ("replay", "--help"),
+            "serve --help": ("serve", "--help"),
+        }
+        for what, given in commands.items():
+
+            def side(checkout: Path | None, given: tuple[str, ...] = given) -> Side:
+                return command(checkout, *(stores[checkout] if a == "STORE" else a for a in given))
+
+            sides = {"own": side(None), "bare": command(None, least="import typer, rich")}
+            if bench.against:
+                sides["before"] = side(bench.against)
+            targets = (Target("bare", 2.0),) if what == "--help" else ()
+            bench.compare(what, {"s": "s"}, sides, {"s": targets}, rounds=15)
 
 
-def section_plan() -> None:
-    from equipoise.agent.planning.plan import make_plan
-    from equipoise.agent.planning.problem import Problem
-    from equipoise.agent.planning.request import read_request
+def plan(bench: Bench) -> None:
+    bench.begin("plan", "plans from numbers; bare: their rewards drawn, nothing else")
+    for models, limit in ((2, 1.0), (7, 1.0), (17, 1.0), (20, 1.0), (64, 2.0)):
+        name = f"plan {models}"
+        sides = {"own": works.build(name), "bare": bare.plan(models), **bench.before(name)}
+        bench.compare(f"{models} models, without start-up", {"cpu": "s", "wall": "s"}, sides)
+        given = ("plan", "--models", str(models), "--traffic", "1000", "--reward-rate", "0.5")
+        given = (*given, "--effect", "0.05")
+        whole = {"own": command(None, *given)}
+        if bench.against:
+            whole["before"] = command(bench.against, *given)
+        what = f"{models} models, the command"
+        found = bench.compare(what, {"s": "s"}, whole, rounds=3)["own"]
+        took = sorted(each["s"] for each in found)[1]
+        bench.add(what, "s", {"own": took}, {"s": took}, (Target("s", limit),))
 
-    print("Plans from numbers, CPU seconds without start-up; bare: its rewards drawn, nothing else")
-    rng = np.random.default_rng(0)
-    for models in (2, 7, 17, 64):
-        numbers = {"models": models, "traffic": 1e3, "reward_rate": 0.5, "effect": 0.05}
-        problem = Problem.of_numbers(read_request(numbers))
-        paths = 7 * max(40, min(720 // models, 110))
 
-        def bare(models=models, paths=paths) -> None:
-            chance = np.full((paths, models + 1), 1.0 / (models + 1))
-            for _ in range(150):
-                count = rng.multinomial(2000, chance)
-                rng.binomial(count, 0.5)
+def sweep(bench: Bench, flags: str = "") -> None:
+    """The demo of the Makefile, or other flags, here and by the other checkout."""
+    if not flags:
+        found = re.search(r"^DEMO_FLAGS \?= (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        assert found is not None
+        flags = re.sub(r"--out \S+|--force", "", found[1])
+    bench.begin("sweep", f"equipoise replay {flags}")
+    with tempfile.TemporaryDirectory() as folder:
+        own, other = f"{folder}/own", f"{folder}/before"
+        given = ("replay", *shlex.split(flags), "--force", "--out")
+        sides = {"own": command(None, *given, own)}
+        if bench.against:
+            sides["before"] = command(bench.against, *given, other)
+        bench.compare("the command", {"s": "s"}, sides, {"s": (Target("before", 0.5),)})
+        if bench.against:
+            print(f"  results: {differences(own, other)}")
 
-        def spent(work: Callable[[], object]) -> float:
-            times = []
-            for _ in range(4):
-                start = time.process_time()
-                work()
-                times.append(time.process_time() - start)
-            return min(times[1:])
 
-        own, least = spent(lambda problem=problem: make_plan(problem)), spent(bare)
-        line(f"{models} models", f"{own:.2f} s", f"{own / least:.1f} x bare, target 1 s")
+def differences(one: str, other: str) -> str:
+    """What two results.parquet differ in, column by column."""
+    import numpy as np
+    import pandas as pd
+
+    a, b = (pd.read_parquet(Path(folder) / "results.parquet") for folder in (one, other))
+    if a.shape != b.shape or list(a.columns) != list(b.columns):
+        return f"of other shape: {a.shape} and {b.shape}"
+    said = []
+    for name in a.columns:
+        x, y = a[name], b[name]
+        if len(x) and isinstance(x.iloc[0], np.ndarray):
+            x, y = pd.Series(np.concatenate(x.tolist())), pd.Series(np.concatenate(y.tolist()))
+        same = (x == y).fillna(False) | (x.isna() & y.isna())
+        if same.all():
+            continue
+        text = f"{name} in {int((~same).sum()):,} of {len(x):,}"
+        if x.dtype.kind == "f":
+            apart = ((x - y).abs() / np.maximum(x.abs(), y.abs()))[~same]
+            text += f" (by {float(apart.max()):.1e} at most)"
+        said.append(text)
+    return "; ".join(said) or "equal bit for bit"
+
+
+def memory(bench: Bench) -> None:
+    bench.begin("memory", "a long stream whose log is not kept: single decisions, and memory")
+    found = works.long_stream()
+    first = next(iter(found.values()))
+    for rows, figures in found.items():
+        ratio = {"the first": figures["p50"] / first["p50"]}
+        bench.add(f"p50 at {rows:,} log rows", "us", {"own": figures["p50"]}, ratio)
+        note = f"state {number(figures['state'])} KiB"
+        bench.add(f"peak at {rows:,} log rows", "MiB", {"own": figures["peak"]}, note=note)
 
 
 SECTIONS = {
-    "decide": section_decide,
-    "refresh": section_refresh,
-    "updates": section_updates,
-    "peers": section_peers,
-    "plan": section_plan,
-    "memory": section_memory,
-    "help": section_help,
+    "decide": decide,
+    "refresh": refresh,
+    "updates": updates,
+    "replay": replay,
+    "sweep": sweep,
+    "plan": plan,
+    "startup": startup,
+    "memory": memory,
 }
 
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("sections", nargs="*", help=f"of {', '.join(SECTIONS)}; all by default")
+    parser.add_argument("--against", type=Path, help="another checkout, with its own .venv")
+    parser.add_argument("--sweep", default="", help="flags of the sweep, instead of the demo's")
+    chosen = parser.parse_args()
+    if unknown := set(chosen.sections) - set(SECTIONS):
+        parser.error(f"no such section: {', '.join(sorted(unknown))}")
+    bench = Bench(chosen.against and chosen.against.resolve())
+    began = time.perf_counter()
+    for name in chosen.sections or SECTIONS:
+        if name == "sweep":
+            sweep(bench, chosen.sweep)
+        else:
+            SECTIONS[name](bench)
+    bench.table()
+    bench.close()
+    print(f"\n{time.perf_counter() - began:,.0f} s", file=sys.stderr)
+
+
 if __name__ == "__main__":
-    for chosen in sys.argv[1:] or SECTIONS:
-        SECTIONS[chosen]()
+    main()

@@ -335,6 +335,18 @@ def test_a_policy_that_says_so_ignores_the_estimate(
     assert same == (not rule.uses_estimate)
 
 
+@every_policy
+def test_a_policy_that_says_so_ignores_the_contexts(
+    rule: Policy, scenarios: dict[str, Scenario]
+) -> None:
+    snapshot = scenarios["scorer with model effects"]()
+    assert snapshot.contexts is not None
+    moved = replace(snapshot, contexts=3.0 - 2.0 * snapshot.contexts)
+    for other in (moved, replace(snapshot, contexts=None)):
+        same = rule.freeze(snapshot).encode() == rule.freeze(other).encode()
+        assert same == (not rule.uses_contexts)
+
+
 @pytest.mark.parametrize("name", [*PRESETS, *sorted(ASSIGNMENTS.keys() - PRESETS.keys())])
 def test_every_name_freezes(name: str, scenarios: dict[str, Scenario]) -> None:
     allocation = policy(name).freeze(scenarios["known"]())

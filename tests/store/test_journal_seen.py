@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from equipoise.store.errors import ContradictionError
-from equipoise.store.journal import BloomFilter, JournaledStore
+from equipoise.store.journal import JournaledStore
+from equipoise.store.memory import BloomFilter
 
 SEEN = BloomFilter()
 

@@ -5,7 +5,17 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from equipoise.store.records import ID_RULE, Id, Outcome, RuleRecord, readable
+from equipoise.store.records import (
+    ID_RULE,
+    LANE_BITS,
+    MOST_LANES,
+    Id,
+    Outcome,
+    RuleRecord,
+    decision_id,
+    decision_position,
+    readable,
+)
 
 GIVEN = [
     "a",
@@ -61,3 +71,21 @@ def test_records_are_frozen_and_refuse_unknown_fields() -> None:
         rule.era = 1  # type: ignore[misc]
     with pytest.raises(msgspec.ValidationError, match="unknown field `rewards`"):
         msgspec.json.decode(b'{"decision_id": "d1", "rewards": 1}', type=Outcome)
+
+
+@pytest.mark.parametrize(
+    "position",
+    [0, 7, 10**9, 10**12, (1 << LANE_BITS) - 1, (1 << LANE_BITS) + 5, MOST_LANES << LANE_BITS],
+)
+def test_a_decision_id_says_its_position(position: int) -> None:
+    assert decision_position(decision_id(position)) == position
+
+
+NO_DECISIONS = ["", "d", "1", "x1", "D1", "d01", "d-1", "d+1", "d 1", "d1 ", "d1_0", "d1.0", "d0x1"]
+NO_DECISIONS += ["d1" + 18 * "0", "d" + 5000 * "1", "d\u0661", "d0-1", "d01-1", "d1-01", "d1-"]
+NO_DECISIONS += ["d-1-1", f"d1-{1 << LANE_BITS}", f"d{MOST_LANES + 1}-0", "d1-1-1", "d1-1\n"]
+
+
+@pytest.mark.parametrize("name", NO_DECISIONS)
+def test_a_decision_has_one_spelling(name: str) -> None:
+    assert decision_position(name) is None

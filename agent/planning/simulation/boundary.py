@@ -63,6 +63,8 @@ class Bounded:
     caps: Floats
     planned: Floats | None = None
     variance: float = 0.25
+    _known: tuple[float, Floats] | None = None
+    """The last level that all pairs had, and the (N, C, J) weights of all paths at it."""
 
     def update(self, state: PathState) -> None:
         """It remembers nothing of a look."""
@@ -70,6 +72,7 @@ class Bounded:
     def keep(self, paths: Ints) -> None:
         self.caps = self.caps[:, paths]
         self.planned = None if self.planned is None else self.planned[paths]
+        self._known = None if self._known is None else (self._known[0], self._known[1][paths])
 
     def centre(self, state: PathState) -> Floats:
         """(N, K) the values the sequence is centred on."""
@@ -98,10 +101,18 @@ class Bounded:
         return np.clip(result, -1.0, 1.0)
 
     def _weights(self, paths: Ints, bound: Floats, alpha: Floats) -> Floats | None:
-        if self.planned is None:
+        if self.planned is None or not alpha.size:
             return None
-        caps = np.moveaxis(self.caps[np.isfinite(self.caps).all(axis=1)][:, paths], 0, -1)
-        return tuned_weights(self.planned[paths], self.variance, caps, bound, alpha)
+        caps = np.moveaxis(self.caps[np.isfinite(self.caps).all(axis=1)], 0, -1)
+        level = float(alpha.flat[0])
+        if (alpha != level).any():
+            return tuned_weights(self.planned[paths], self.variance, caps[paths], bound, alpha)
+        # They follow the path alone then, and nothing of a look.
+        if self._known is None or self._known[0] != level:
+            bounds = caps + 2.0
+            weights = tuned_weights(self.planned, self.variance, caps, bounds, level)
+            self._known = level, weights
+        return self._known[1][paths]
 
     def _sums(
         self, state: PathState, paths: Ints, a: Ints, b: Ints

@@ -459,6 +459,7 @@ class _Goal:
         tests: tuple[tuple[Test, int], ...] = (
             (self._boundary.hopeful, 1),
             (self._boundary.hopeful, rivals.shape[1]),
+            (self._boundary.beyond, 1),
             (self._boundary.beyond, rivals.shape[1]),
         )
         for test, count in tests:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from equipoise.agent.inference import levels
+from equipoise.agent.planning.simulation.boundary import Boundary
 from equipoise.agent.planning.simulation.forward import Design, advance
 from equipoise.agent.planning.simulation.paths import PathState
 from equipoise.store.batches import Flags, Floats, Ints
@@ -60,11 +61,11 @@ def verdicts(
     for number, now in enumerate(trail):
         advance(design, state, np.full(paths, now - before), reading.caps, rng)
         before = now
-        better, not_by_as_much = reading.take(state)
+        going = np.flatnonzero(~(yes | no))
+        better, not_by_as_much = reading.take(state, going)
         # Where a look certifies both, B is better by less than D: no is what was asked.
-        ended = yes | no
-        no |= ~ended & not_by_as_much
-        yes |= ~ended & better & ~not_by_as_much
+        no[going] = not_by_as_much
+        yes[going] = better & ~not_by_as_much
         shares[0].append(float(yes.mean()))
         shares[1].append(float(no.mean()))
         if number == width_at:
@@ -83,16 +84,16 @@ class _Reading:
         self._decision = design.boundary(design.decision_levels, pairs, self.caps)
         self._shown = design.boundary(pairs, pairs, self.caps)
 
-    def take(self, state: PathState) -> tuple[Flags, Flags]:
-        """(N,) twice: where the candidate is certified better than all others, and where it is
-        certified not to lead one of them by the difference."""
+    def take(self, state: PathState, going: Ints) -> tuple[Flags, Flags]:
+        """(n,) twice, of n paths: where the candidate is certified better than all others, and
+        where it is certified not to lead one of them by the difference."""
         self._decision.update(state)
         self._shown.update(state)
-        paths = np.arange(len(state.rows))[:, None]
         own = np.full((1, 1), self._candidate)
         others = self._others[None, :]
-        above = self._decision.beyond(state, paths, own, others, np.zeros(1))
-        below = self._shown.beyond(state, paths, others, own, np.full(1, -self._difference))
+        above = _beyond(self._decision, state, going, own, others, np.zeros(1), every=True)
+        short = np.full(1, -self._difference)
+        below = _beyond(self._shown, state, going, others, own, short, every=False)
         better: Flags = np.all(above, axis=1)
         not_by_as_much: Flags = np.any(below, axis=1)
         return better, not_by_as_much
@@ -106,3 +107,24 @@ class _Reading:
         low = self._shown.lower(state, paths, own, best)
         high = self._shown.lower(state, paths, best, own)
         return float(np.median(-(low + high) / 2.0))
+
+
+def _beyond(
+    boundary: Boundary,
+    state: PathState,
+    paths: Ints,
+    a: Ints,
+    b: Ints,
+    above: Floats,
+    *,
+    every: bool,
+) -> Flags:
+    """(n, M) `beyond` of paths (n,), asked only where it may be. every: whether a path counts only
+    where all of its pairs are beyond."""
+    result: Flags = boundary.hopeful(state, paths[:, None], a, b, above)
+    asked = result & result.all(axis=1, keepdims=True) if every else result
+    row, column = np.nonzero(asked)
+    if len(row):
+        left, right = (np.broadcast_to(each, result.shape)[row, column] for each in (a, b))
+        result[row, column] = boundary.beyond(state, paths[row], left, right, above)
+    return result

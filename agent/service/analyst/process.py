@@ -28,6 +28,7 @@ from equipoise.agent.agent import Agent
 from equipoise.agent.answers.answers import Answers
 from equipoise.agent.config import ExperimentConfig
 from equipoise.agent.errors import PlanError
+from equipoise.agent.inference.projection import load_solver
 from equipoise.agent.planning import plan_request
 from equipoise.agent.planning.forecast import Forecast, forecast, no_forecast
 from equipoise.agent.service.analyst.reports import Report, report
@@ -193,6 +194,8 @@ def _serve(questions: BinaryIO, answers: BinaryIO) -> None:
                     open_bytes=question.open_bytes,
                 )
                 agent.answers.before = lambda family: send(Doing(family))
+                # Loaded now, and not in the first refresh in which a value has to move.
+                load_solver()
                 reply = Answer(time.perf_counter() - start)
             else:
                 assert agent is not None

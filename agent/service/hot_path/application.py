@@ -14,7 +14,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from http import HTTPStatus
-from typing import Any, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from equipoise.agent.config.service import LimitSettings
 from equipoise.agent.service.api.operations import declared
@@ -51,6 +51,35 @@ class DirectProtocol(GuardedProtocol):
         self._path: str | None = None
         self._parts: list[bytes] = []
         self._late: asyncio.TimerHandle | None = None
+        self._came, self._size = b"", 0
+        """Of what came in one piece while nothing was under way, and the bytes of that piece."""
+        self._answered_at = 0.0
+
+    def data_received(self, data: bytes) -> None:
+        # Nearly always a whole request behind the answer to the one before, from a client that
+        # sends the same header again and again: then there is nothing to parse.
+        if (
+            self._answer_due
+            or self._unparsed
+            or self._in_body
+            or self._answering
+            or self._deadline is not None
+            or self._ended
+            or self.flow.write_paused
+            or self.transport.is_closing()
+        ):
+            super().data_received(data)
+            return
+        end = data.find(_BLANK) + len(_BLANK)
+        header = data[:end]
+        known = self._front.recall(header)
+        if known is None or known.length != len(data) - end:
+            self._came, self._size = header, len(data)
+            super().data_received(data)
+            self._came = b""
+            return
+        self._answer_due = True
+        self._front.answer_admitted(known.path, known.caller, data[end:], self._reply)
 
     def on_message_begin(self) -> None:
         if self._answer_due:
@@ -81,12 +110,18 @@ class DirectProtocol(GuardedProtocol):
         keep_alive = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
         self._in_body, self._ended = False, not keep_alive
 
-        def reply(status: int, text: bytes, headers: Mapping[str, str]) -> None:
-            self._answer_due = False
-            self._write(status, text, headers, keep_alive)
-
+        header = self._came if keep_alive and len(self._came) + len(body) == self._size else b""
         self._answer_due = True
-        self._front.answer(path, self.headers, body, reply)
+        reply = self._reply if keep_alive else self._reply_and_close
+        self._front.answer(path, self.headers, body, reply, header)
+
+    def _reply(self, status: int, text: bytes, headers: Mapping[str, str]) -> None:
+        self._answer_due = False
+        self._write(status, text, headers, True)
+
+    def _reply_and_close(self, status: int, text: bytes, headers: Mapping[str, str]) -> None:
+        self._answer_due = False
+        self._write(status, text, headers, False)
 
     def _parsed(self) -> None:
         if self._path is not None:
@@ -131,28 +166,60 @@ class DirectProtocol(GuardedProtocol):
     ) -> None:
         if self.transport.is_closing():
             return
-        lines = "".join(f"\r\n{name}: {value}" for name, value in headers.items())
-        end = b"\r\n\r\n" if keep_alive else b"\r\nconnection: close\r\n\r\n"
-        self.transport.write(b"%s%d%s%s%s" % (_HEAD[status], len(body), lines.encode(), end, body))
+        if headers is _JSON and status == 200 and keep_alive:
+            self.transport.write(_FINE % (len(body), body))
+        else:
+            lines = "".join(f"\r\n{name}: {value}" for name, value in headers.items())
+            end = _BLANK if keep_alive else b"\r\nconnection: close\r\n\r\n"
+            head = _HEAD[status], len(body), lines.encode()
+            self.transport.write(b"%s%d%s%s%s" % (*head, end, body))
         self.server_state.total_requests += 1
         if not keep_alive:
             self.transport.close()
             return
-        self._unset_keepalive_if_required()
+        self._answered_at = self.loop.time()
+        if self.timeout_keep_alive_task is None:
+            self._close_later(self.timeout_keep_alive)
+
+    def _close_later(self, seconds: float) -> None:
         self.timeout_keep_alive_task = self.loop.call_later(
-            self.timeout_keep_alive, self.timeout_keep_alive_handler
+            seconds, self.timeout_keep_alive_handler
         )
+
+    def timeout_keep_alive_handler(self) -> None:
+        # One timer for many requests: to set one anew at each of them costs more than the rest of
+        # the answer.
+        left = self._answered_at + self.timeout_keep_alive - self.loop.time()
+        if left > 0.0 or self._answer_due:
+            self._close_later(max(left, 1.0))
+        else:
+            super().timeout_keep_alive_handler()
 
 
 _JSON = {"content-type": "application/json"}
+_BLANK = b"\r\n\r\n"
+_FINE = _HEAD[200] + b"%d\r\ncontent-type: application/json\r\n\r\n%b"
 Reply: TypeAlias = Callable[[int, bytes, Mapping[str, str]], None]
 Handler: TypeAlias = Callable[[bytes, Caller], bytes]
 
 DECIDE, OUTCOMES = "/v1/decide", "/v1/outcomes"
-SMALL_BYTES = 2048
-"""A body up to this size is a handful of rows at the most."""
+SMALL_BYTES = 24_576
+"""A body up to this size is a hundred outcomes with their tokens and some outputs."""
 DIRECT_BYTES = 65_536
 """A larger body is read only once its sender was admitted, and no faster than it is taken."""
+
+
+MOST_KNOWN, KNOWN_BYTES = 1024, 1024
+"""Headers that are remembered, and the bytes of the longest."""
+
+
+class Admitted(NamedTuple):
+    """What came of the header of a whole request that was admitted: of the same bytes the same
+    comes again. length: of the body."""
+
+    path: str
+    caller: Caller
+    length: int
 
 
 class Lifespan(Protocol):
@@ -206,26 +273,47 @@ class Application:
                 for url in (path, base + path):
                     self.direct[url.encode()] = path, most
         self._batcher = MicroBatcher(hot.decide_each, partial(log.failed, "reply"))
+        self._admitted: dict[bytes, Admitted] = {}
+        self._stamp = doors.tokens.stamp
 
     def answer(
-        self, path: str, headers: Sequence[tuple[bytes, bytes]], body: bytes, reply: Reply
+        self,
+        path: str,
+        headers: Sequence[tuple[bytes, bytes]],
+        body: bytes,
+        reply: Reply,
+        header: bytes = b"",
     ) -> None:
         """Answer a whole POST to a hot path: `reply` is called with status, body and headers.
 
+        header: what was parsed, to be recalled where it is admitted; b"" for nothing.
         That happens at once or at the end of the turn of the loop. Never raises.
         """
-        start = time.perf_counter()
-
-        def send(answer: bytes | Exception) -> None:
-            if isinstance(answer, bytes):
-                status, text, headers = 200, answer, _JSON
-            else:
-                status, text, headers = answer_of(answer, path, self._log)
-            self._counters.answered(path, status, time.perf_counter() - start)
-            reply(status, text, headers)
-
         try:
             caller = self.doors.admit("POST", headers, "route")
+        except Exception as error:
+            self._send(path, time.perf_counter(), reply, error)
+            return
+        if 0 < len(header) <= KNOWN_BYTES:
+            if len(self._admitted) >= MOST_KNOWN:
+                self._admitted.clear()
+            known = Admitted(path, caller, len(body))
+            self._admitted[self.doors.tokens.known_by(header)] = known
+        self.answer_admitted(path, caller, body, reply)
+
+    def recall(self, header: bytes) -> Admitted | None:
+        """What came of the same header before, under the same tokens."""
+        tokens = self.doors.tokens
+        if tokens.stamp is not self._stamp:
+            self._admitted.clear()
+            self._stamp = tokens.stamp
+        return self._admitted.get(tokens.known_by(header))
+
+    def answer_admitted(self, path: str, caller: Caller, body: bytes, reply: Reply) -> None:
+        """As `answer`, of a caller who was admitted."""
+        start = time.perf_counter()
+        send = partial(self._send, path, start, reply)
+        try:
             if path == DECIDE:
                 self.doors.count(caller)
                 self._batcher.add(body, send)
@@ -235,6 +323,14 @@ class Application:
         except Exception as error:
             answer = error
         send(answer)
+
+    def _send(self, path: str, start: float, reply: Reply, answer: bytes | Exception) -> None:
+        if isinstance(answer, bytes):
+            status, text, headers = 200, answer, _JSON
+        else:
+            status, text, headers = answer_of(answer, path, self._log)
+        self._counters.answered(path, status, time.perf_counter() - start)
+        reply(status, text, headers)
 
     def begin_stop(self) -> None:
         """Told that the end is near, while requests are still answered."""

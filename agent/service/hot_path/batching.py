@@ -1,8 +1,10 @@
 """Micro-batching and group commit: decisions of one turn of the loop, answers of one fsync.
 
-Most of what a single decision costs are array operations that take as long for one row as for
-fifty. Under load several requests arrive within one turn: they are answered together when it ends,
-so the dearer the load, the cheaper a decision. Nobody waits for anybody who has not arrived yet.
+One decision takes 33 us on plain numbers; array operations take as long for one row as for fifty,
+and 64 decisions together take 11 us each. So a request is answered as soon as it is there, unless
+many came within a millisecond: those of one turn of the loop are then answered together when it
+ends, and the dearer the load, the cheaper a decision. Nobody waits for anybody who has not arrived
+yet.
 """
 
 from __future__ import annotations
@@ -52,6 +54,10 @@ Answer: TypeAlias = bytes | Exception
 
 MOST = 64
 """Requests that are decided at once; half a millisecond."""
+FEWEST_TOGETHER = 8
+"""Fewer decisions together cost more than they cost alone."""
+WINDOW_SECONDS = 0.001
+"""So many in the present or in the last window make it a crowd."""
 
 
 class MicroBatcher:
@@ -66,12 +72,22 @@ class MicroBatcher:
         self._decide = decide
         self._report = report
         self._batch: list[tuple[bytes, Callable[[Answer], None]]] = []
+        self._since = self._count = self._before = 0.0
 
     def add(self, body: bytes, reply: Callable[[Answer], None]) -> None:
-        """Call `reply` with the answer to this body at the end of the turn, or before."""
+        """Call `reply` with the answer to this body, at the end of the turn at the latest."""
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        passed = now - self._since
+        if passed >= WINDOW_SECONDS:
+            self._before = self._count if passed < 2 * WINDOW_SECONDS else 0
+            self._since, self._count = now, 0
+        self._count += 1
         self._batch.append((body, reply))
-        if len(self._batch) == 1:
-            asyncio.get_running_loop().call_soon(self.flush)
+        if self._count < FEWEST_TOGETHER and self._before < FEWEST_TOGETHER:
+            self.flush()
+        elif len(self._batch) == 1:
+            loop.call_soon(self.flush)
         elif len(self._batch) >= MOST:
             self.flush()
 

@@ -21,12 +21,11 @@ import hmac
 import ipaddress
 import os
 import time
-from base64 import urlsafe_b64encode
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
-from hashlib import sha256
+from hashlib import blake2b, sha256
 from typing import NamedTuple
 
 from equipoise.agent.config.service import Scope, ServiceSettings, TokenSettings, weakness
@@ -36,19 +35,29 @@ from equipoise.agent.service.http.connection_limits import WEBSOCKET
 _DOMAIN = b"equipoise outcome token, version 1\0"
 _BYTES = 15
 """120 bits, 20 characters."""
+_BLOCK, _PADS = 64, (0x36, 0x5C)
+_URL_SAFE = bytes.maketrans(b"+/", b"-_")
 
 
 class OutcomeTokens:
     """Of one experiment. key: the store's; required: whether callers of scope route need one."""
 
     def __init__(self, key: bytes, experiment: str, required: bool) -> None:
-        self._key = hmac.digest(key, _DOMAIN + experiment.encode(), "sha256")
+        own = hmac.digest(key, _DOMAIN + experiment.encode(), "sha256").ljust(_BLOCK, b"\0")
+        # HMAC's two passes up to the key: a token is made for every decision and every outcome.
+        self._inner, self._outer = (sha256(bytes(each ^ pad for each in own)) for pad in _PADS)
         self._required = required
 
     def of(self, name: str) -> str:
         """The token of a decision, by its id."""
-        digest = hmac.digest(self._key, name.encode(), "sha256")
-        return urlsafe_b64encode(digest[:_BYTES]).decode()
+        return self._of(name).decode()
+
+    def _of(self, name: str) -> bytes:
+        inner, outer = self._inner.copy(), self._outer.copy()
+        inner.update(name.encode())
+        outer.update(inner.digest())
+        text = binascii.b2a_base64(outer.digest()[:_BYTES], newline=False)
+        return text.translate(_URL_SAFE)
 
     def asks(self, caller: Caller) -> bool:
         """Whether a caller needs one."""
@@ -60,7 +69,7 @@ class OutcomeTokens:
             if not self.asks(caller):
                 return
             why = "the token that came with the decision is needed"
-        elif hmac.compare_digest(self.of(name).encode(), token.encode()):
+        elif hmac.compare_digest(self._of(name), token.encode()):
             return
         else:
             why = f"this is not the one that came with decision {name}"
@@ -96,6 +105,7 @@ class Tokens:
         self, tokens: Iterable[TokenSettings], environment: Mapping[str, str] = os.environ
     ) -> None:
         self._digests: list[tuple[bytes, Scope, str]] = []
+        self._own = os.urandom(32)
         self.replace(tokens, environment)
 
     def replace(
@@ -103,6 +113,13 @@ class Tokens:
     ) -> None:
         """Take these from now on. Raises MissingTokenError and changes nothing."""
         self._digests = [(_digest(token, environment), token.scope, token.name) for token in tokens]
+        self.stamp = object()
+        """Another one whenever the tokens are others."""
+
+    def known_by(self, header: bytes) -> bytes:
+        """What the whole header of a request may be remembered by: where it may hold a token, a
+        digest under a key of this process."""
+        return blake2b(header, key=self._own).digest() if self._digests else header
 
     def __bool__(self) -> bool:
         return bool(self._digests)

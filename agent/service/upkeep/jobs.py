@@ -82,7 +82,11 @@ class Jobs:
         self._watch()
 
     def soon(self, name: str) -> None:
-        """Run a job now, unless it is running."""
+        """Run a job now, unless it is running; its interval then counts from now."""
+        if name not in self._busy and self._scheduler.running:
+            interval = self._scheduler.get_job(name).trigger.interval
+            due = datetime.fromtimestamp(self._wall(), UTC) + interval
+            self._scheduler.modify_job(name, next_run_time=due)
         self._begin(name)
 
     async def stop(self, seconds: float) -> None:

@@ -13,6 +13,7 @@ from equipoise.agent.config import GuardrailConfig
 from equipoise.agent.errors import AgentError, ConflictError
 from equipoise.agent.maintenance.export import tables
 from equipoise.agent.record_adapter import RecordAdapter
+from equipoise.store.batches import OutcomeBatch, take
 from equipoise.store.memory import MemoryStore
 from equipoise.store.records import Outcome, Request
 from equipoise.store.sqlite import SqliteStore
@@ -96,6 +97,63 @@ def test_a_metric_is_accepted_once_and_repeats_are_no_change(gateway):
         gateway.observe([Outcome(decision_id="d0", metrics={"cost": 2.0}, reward=0.5)])
     assert gateway.agent.store.next_seq == rows
     assert gateway.observe([Outcome(decision_id="d0", metrics={"cost": 1.0}, reward=0.5)]).rows == 1
+
+
+def test_repeats_that_are_known_at_a_glance_are_those_of_a_closer_look():
+    """Parts in any pieces, again, contradicted, late, and of decisions that left the table. A list
+    of attempts that lists none says nothing, and has every row looked at alone."""
+    rng = np.random.default_rng(11)
+    glance, look = (Agent(config(), MemoryStore(), KEY) for _ in "ab")
+    traffics = [Traffic(np.random.default_rng(3)) for _ in "ab"]
+    sent: list[OutcomeBatch] = []
+    said: set[object] = set()
+    for turn in range(300):
+        whole, _ = (
+            traffic.outcomes(agent.decide(traffic.requests(60)))
+            for traffic, agent in zip(traffics, (glance, look), strict=True)
+        )
+        if turn % 10 == 9:
+            for agent in (glance, look):
+                agent.expire(traffics[0].at + 90.0)
+        if turn % 3 == 0:
+            rows = np.sort(rng.choice(60, 40, replace=False))
+            told = take(whole, rows)
+            told = replace(told, attempt=np.zeros(40, dtype=np.int64), reward=np.round(told.reward))
+            sent.append(told)
+            for agent in (glance, look)[: 2 * (turn % 2)]:
+                agent.observe(told)
+        # Of late, or of any time.
+        before = sent[-1 - int(rng.integers(min(len(sent), 3 if turn % 2 else len(sent))))]
+        rows = np.sort(rng.choice(40, int(rng.integers(1, 30)), replace=False))
+        part = take(before, rows)
+        reward, outputs = part.reward.copy(), part.outputs.copy()
+        if turn % 4 == 1:
+            reward[rng.random(len(rows)) < 0.5] = np.nan
+        if turn % 4 == 2:
+            outputs[rng.random(len(rows)) < 0.5] = np.nan
+        if turn % 5 == 3:
+            reward[-1] = 1.0 - reward[-1]
+        if turn % 5 == 4:
+            outputs[-1] += 1.0
+        part = replace(part, reward=reward, outputs=outputs)
+        table = glance.light.pending
+        if turn % 7 == 0 and table.base:  # what the first row says is nothing of those before it
+            table.has_reward[0] = True
+            part = take(part, np.array([0]))
+            number = rng.integers(0, table.base, 1)
+            part = replace(part, number=number, reward=table.reward[:1].copy())
+            part = replace(part, outputs=np.full_like(part.outputs, np.nan))
+        results: list[object] = []
+        for agent, each in ((glance, part), (look, replace(part, attempts=[""] * len(rows)))):
+            try:
+                results.append(agent.observe(each))
+            except ConflictError as error:
+                results.append(str(error))
+        assert results[0] == results[1]
+        said.add(results[0][:6] if isinstance(results[0], str) else results[0].duplicates > 0)
+    assert said == {"reward", "output", True, False}
+    assert glance.light.pending.base > 1000
+    assert glance.late == look.late > 0
 
 
 def test_without_guardrails_no_metric_has_a_name():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
+from equipoise.agent.inference import projection
 from equipoise.agent.inference.projection import nearest
 
 
@@ -97,3 +98,13 @@ def test_relabelling_and_rescaling():
         100 * values - 7, 1e4 * variances, 100 * lower - 7, 100 * upper - 7, 100 * contrasts
     )
     np.testing.assert_allclose(scaled, 100 * plain - 7, atol=1e-7)
+
+
+def test_values_inside_need_no_solver(monkeypatch):
+    """It takes a third of a second to import."""
+    rng = np.random.default_rng(3)
+    truth, lower, upper, contrasts = bounds(rng, 4, 0.2)
+    monkeypatch.setattr(projection, "load_solver", None)
+    np.testing.assert_array_equal(nearest(truth, np.ones(4), lower, upper, contrasts), truth)
+    with pytest.raises(TypeError):
+        nearest(truth + 1.0, np.ones(4), lower, upper, contrasts)

@@ -12,6 +12,7 @@ import pytest
 
 from equipoise.agent.agent import Agent
 from equipoise.agent.moments.codec import decode
+from equipoise.agent.state import open_decisions
 from equipoise.agent.state.open_decisions import OpenDecisions
 from equipoise.store.batches import DecisionBatch
 from equipoise.store.memory import MemoryStore
@@ -70,6 +71,27 @@ def test_a_table_in_a_file_holds_what_one_in_memory_holds(tmp_path: Path) -> Non
     assert plain._file is None
     assert plain.base > 0
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_models_of_decisions_that_left_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(open_decisions, "LEFT", 3000)
+    table = OpenDecisions(3, 1, 2)
+    rng, every, models = np.random.default_rng(5), np.ones(2, dtype=bool), np.zeros(0, np.int64)
+    for _ in range(20):
+        one = batch(table.next, 700, rng)
+        table.insert(one, 0, 0.01, table.next - 100, every)
+        models = np.concatenate([models, one.model])
+        table.folded[: max(table.size - 100, 0)] = True
+        first = max(0, table.base - 3000)
+        numbers = rng.integers(-5, table.next + 5, 300)
+        known = (numbers >= first) & (numbers < table.next)
+        found, is_known = table.assigned(numbers)
+        assert (is_known == known).all()
+        assert (found[known] == models[numbers[known]]).all()
+        assert not found[~known].any()
+    assert table.base > 4000
+    table.load(table.base, table.arrays(table.base))
+    assert table.assigned(np.array([table.base - 1, table.base]))[1].tolist() == [False, True]
 
 
 def test_a_file_that_finds_no_room_leaves_the_table_in_memory(
@@ -144,3 +166,18 @@ def test_a_store_without_a_path_keeps_the_table_in_memory() -> None:
     agent = Agent(config(), MemoryStore(), KEY, open_bytes=1)
     agent.decide(Traffic(np.random.default_rng(3)).requests(9000))
     assert agent.light.pending._file is None
+
+
+@pytest.mark.parametrize("piece", [1, 4, 16, 1000])
+def test_the_first_open_row_is_found_piece_by_piece(
+    monkeypatch: pytest.MonkeyPatch, piece: int
+) -> None:
+    *_, table = filled(OpenDecisions(3, 2, 2), 2)
+    monkeypatch.setattr("equipoise.agent.state.open_decisions.BLOCK", piece)
+    for open_row in (0, 1, 7, 8, 15, 16, 17, 31, table.size - 1, table.size):
+        table.has_reward[: table.size] = True
+        table.has_reward[open_row:][:1] = False
+        for start in (0, 3, 16):
+            closed = table.closed(start)
+            wanted = len(closed) if closed.all() else int(np.argmin(closed))
+            assert table.passed(start) == wanted

@@ -16,7 +16,7 @@ from running import Running, running, write_config
 from equipoise.agent.config.file import load_file
 from equipoise.agent.maintenance.key_file import write_key
 from equipoise.agent.service.daemon import Daemon
-from equipoise.agent.service.hot_path.batching import MOST, MicroBatcher
+from equipoise.agent.service.hot_path.batching import FEWEST_TOGETHER, MOST, MicroBatcher
 from equipoise.agent.service.telemetry import Log
 from equipoise.store.errors import FullStoreError
 from equipoise.store.journal import JournaledStore
@@ -65,20 +65,26 @@ def told(answers: list[bytes | Exception]) -> list[object]:
 def test_together_they_get_what_each_gets_alone_to_the_byte(pair: tuple[Daemon, Daemon]):
     together, alone = pair
     bodies = [asked(f"r{index}", index % 7, ("large", "small")[index % 2]) for index in range(40)]
-    for some in (bodies[:1], bodies[1:3], bodies[3:6], bodies[6:]):
+    for some in (bodies[:1], bodies[1:3], bodies[3:12], bodies[12:]):
         assert told(together.hot.decide_each(some)) == answered(alone, some)
     assert together.agent.light.pending.next == alone.agent.light.pending.next == 40
     assert together.counters.decisions == alone.counters.decisions
+    again = told(together.hot.decide_each(bodies[:1]))
+    assert again == answered(alone, bodies[:1])
+    assert together.counters.decisions == alone.counters.decisions
+    assert together.counters.decisions.total() == 40
+    assert together.counters.repeated == alone.counters.repeated == 1
 
 
 def test_who_repeats_a_request_gets_its_decision(pair: tuple[Daemon, Daemon]):
     together, alone = pair
     bodies = [asked("a"), asked("b"), asked("a"), asked("c"), asked("a", 2.0), asked("b")]
-    mine, theirs = told(together.hot.decide_each(bodies)), answered(alone, bodies)
+    more = [asked(name) for name in "defgh"]
+    mine, theirs = told(together.hot.decide_each(bodies + more)), answered(alone, bodies + more)
     assert mine[0] == mine[2]
     assert json.loads(mine[1])["decision_id"] == json.loads(mine[5])["decision_id"]
     assert mine[4] == theirs[4], "other content under the same id is a conflict"
-    assert together.agent.light.pending.next == 3
+    assert together.agent.light.pending.next == 8
 
 
 @pytest.mark.parametrize(
@@ -86,10 +92,10 @@ def test_who_repeats_a_request_gets_its_decision(pair: tuple[Daemon, Daemon]):
 )
 def test_one_that_is_wrong_harms_nobody_else(pair: tuple[Daemon, Daemon], wrong: bytes):
     together, alone = pair
-    bodies = [asked("a"), asked("b"), wrong, asked("c"), asked("d")]
+    bodies = [asked("a"), asked("b"), wrong, *[asked(name) for name in "cdefgh"]]
     mine, theirs = told(together.hot.decide_each(bodies)), answered(alone, bodies)
     assert mine == theirs
-    assert together.agent.light.pending.next == 4
+    assert together.agent.light.pending.next == 8
 
 
 def test_a_store_that_refuses_passes_everybody_through(
@@ -101,12 +107,12 @@ def test_a_store_that_refuses_passes_everybody_through(
         raise FullStoreError("the disk is full")
 
     monkeypatch.setattr(together.store, "append", refuse)
-    answers = together.hot.decide_each([asked(f"r{index}") for index in range(5)])
-    assert [msgspec.json.decode(each)["reason"] for each in answers] == ["store-full"] * 5
-    assert together.counters.passed_through["store-full"] == 5
+    answers = together.hot.decide_each([asked(f"r{index}") for index in range(9)])
+    assert [msgspec.json.decode(each)["reason"] for each in answers] == ["store-full"] * 9
+    assert together.counters.passed_through["store-full"] == 9
 
 
-def test_a_crowd_is_not_kept_waiting_for_the_turn_to_end():
+def test_a_crowd_is_not_kept_waiting_for_the_turn_to_end(monkeypatch: pytest.MonkeyPatch):
     rounds: list[int] = []
 
     def decide(bodies: list[bytes]) -> list[bytes | Exception]:
@@ -115,17 +121,43 @@ def test_a_crowd_is_not_kept_waiting_for_the_turn_to_end():
 
     async def crowd() -> list[bytes | Exception]:
         batcher, heard = MicroBatcher(decide, print), []
-        for index in range(MOST + 3):
+        monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: 5.0)
+        for index in range(FEWEST_TOGETHER - 1):
             batcher.add(b"%d" % index, heard.append)
-        assert len(heard) == MOST
+            assert len(heard) == index + 1, "no crowd yet"
+        for index in range(FEWEST_TOGETHER - 1, FEWEST_TOGETHER + MOST + 2):
+            batcher.add(b"%d" % index, heard.append)
+        assert len(heard) == FEWEST_TOGETHER - 1 + MOST
         batcher.flush()
-        assert len(heard) == MOST + 3
+        assert len(heard) == FEWEST_TOGETHER + MOST + 2
         batcher.flush()
         return heard
 
     heard = asyncio.run(crowd())
-    assert rounds == [MOST, 3]
-    assert heard == [b"%d" % index for index in range(MOST + 3)]
+    assert rounds == [1] * (FEWEST_TOGETHER - 1) + [MOST, 3]
+    assert heard == [b"%d" % index for index in range(FEWEST_TOGETHER + MOST + 2)]
+
+
+@pytest.mark.parametrize(("passed", "alone"), [(0.0005, 0), (0.0015, 0), (0.0025, 7)])
+def test_after_a_crowd_the_next_wait_for_the_turn_to_end(
+    passed: float, alone: int, monkeypatch: pytest.MonkeyPatch
+):
+    async def crowd() -> list[int]:
+        times = [5.0]
+        loop = asyncio.get_running_loop()
+        monkeypatch.setattr(loop, "time", lambda: times[0])
+        batcher, heard, counts = MicroBatcher(list, print), [], []
+        for _ in range(FEWEST_TOGETHER):
+            batcher.add(b"a", heard.append)
+        batcher.flush()
+        times[0] += passed
+        for _ in range(10):
+            batcher.add(b"a", heard.append)
+        counts.append(len(heard) - FEWEST_TOGETHER)
+        batcher.flush()
+        return [*counts, len(heard)]
+
+    assert asyncio.run(crowd()) == [alone, FEWEST_TOGETHER + 10]
 
 
 def test_a_reply_that_fails_is_reported_and_keeps_nobody_waiting():

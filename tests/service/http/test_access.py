@@ -19,7 +19,7 @@ from running import Running, refused, running, until
 from equipoise.agent.client import Client
 from equipoise.agent.config.service import TokenSettings
 from equipoise.agent.service.api.problems import Refusal
-from equipoise.agent.service.http.access import Rates, Tokens
+from equipoise.agent.service.http.access import ANYBODY, OutcomeTokens, Rates, Tokens
 
 ROUTE, OTHER, ADMIN = (f"{name}-token-0123456789" for name in ("route", "other", "admin"))
 TOKENS = "".join(
@@ -189,6 +189,19 @@ def test_what_is_not_presented_is_not_compared(monkeypatch: pytest.MonkeyPatch):
             tokens.check([] if value is None else [(b"authorization", value)], "route")
         assert caught.value.document.status == 401
     assert compared == []
+
+
+def test_outcome_tokens_are_the_hmac_that_they_always_were():
+    for key in (b"k" * 32, bytes(range(32)), b"\xff"):
+        tokens = OutcomeTokens(key, "bench", required=True)
+        own = hmac.digest(key, b"equipoise outcome token, version 1\0bench", "sha256")
+        for number in range(300):
+            digest = hmac.digest(own, f"d{number}".encode(), "sha256")
+            token = urlsafe_b64encode(digest[:15]).decode()
+            assert tokens.of(f"d{number}") == token
+            tokens.check(f"d{number}", token, ANYBODY)
+            with pytest.raises(Refusal):
+                tokens.check(f"d{number + 1}", token, ANYBODY)
 
 
 def decided(daemon: Running, name: str, token: str | None) -> dict[str, Any]:

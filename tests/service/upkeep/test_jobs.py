@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import time
 
 from equipoise.agent.service.telemetry import Counters, Log
 from equipoise.agent.service.upkeep.jobs import Jobs
@@ -29,6 +30,32 @@ def test_a_job_that_is_slower_than_its_interval_runs_one_at_a_time():
         await jobs.stop(5.0)
         assert (running, most) == (0, 1)
         assert 2 <= runs <= 6
+
+    asyncio.run(work())
+
+
+def test_the_interval_of_a_job_that_was_run_soon_counts_from_then():
+    async def work() -> None:
+        jobs, ran = Jobs(Counters(), Log()), asyncio.Event()
+
+        async def job() -> None:
+            await ran.wait()
+
+        def due() -> float:
+            return jobs._scheduler.get_job("job").next_run_time.timestamp()
+
+        jobs.add("job", 60.0, job)
+        jobs.start()
+        first = due()
+        await asyncio.sleep(0.05)
+        jobs.soon("job")
+        second = due()
+        assert first + 0.05 <= second <= time.time() + 60.0
+        await asyncio.sleep(0.05)
+        jobs.soon("job")  # it is running, and not run again
+        assert due() == second
+        ran.set()
+        await jobs.stop(1.0)
 
     asyncio.run(work())
 

@@ -6,19 +6,22 @@ import errno
 import os
 import sqlite3
 import struct
+import tempfile
 import threading
 import zlib
 from collections.abc import Callable
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from equipoise.store import journal as journaled_module
-from equipoise.store.batches import Segment
+from equipoise.store.batches import DecisionBatch, Segment
 from equipoise.store.errors import (
     ContradictionError,
     CorruptStoreError,
@@ -29,10 +32,17 @@ from equipoise.store.errors import (
     WriteError,
 )
 from equipoise.store.format import frames as tail_module
-from equipoise.store.format.frames import read_segment, scan, tail_files, to_frame
-from equipoise.store.format.sql_rows import merge
+from equipoise.store.format.frames import (
+    merge_frames,
+    read_segment,
+    scan,
+    tail_files,
+    to_frame,
+)
+from equipoise.store.format.sql_rows import merge, to_rows
 from equipoise.store.journal import JournaledStore
 from equipoise.store.memory import MemoryStore
+from equipoise.store.sql import chain
 from equipoise.store.sqlite import SqliteStore
 
 
@@ -88,6 +98,22 @@ def test_frames_come_back_bit_for_bit(new_author: Any, rows_of: Any, seed: int, 
     assert [row for part in read_frames(data) for row in rows_of(part.seq, part.batch)] == written
 
 
+def test_the_frame_of_a_row_of_plain_values_is_that_of_arrays_of_one(new_author: Any) -> None:
+    columns = [field.name for field in fields(DecisionBatch)]
+    lacks: set[str] = set()
+    for seed in range(60):
+        batch = new_author(seed).decisions(1, mask=bool(seed % 2))
+        values = [getattr(batch, name) for name in columns]
+        row = tuple(
+            value.item() if isinstance(value, np.ndarray) and value.ndim == 1 else value
+            for value in values
+        )
+        alone = DecisionBatch.of_row(row)
+        assert to_frame(seed, alone, 7) == to_frame(seed, batch, 7)
+        lacks |= {name for name, value in zip(columns, row, strict=True) if value is None}
+    assert lacks, "some columns are left out now and then"
+
+
 def test_a_frame_of_an_older_version_lacks_the_newest_columns(author: Any, rows_of: Any) -> None:
     batch = author.decisions(3, closed_by=None)
     position, rows, *values = msgspec.msgpack.decode(to_frame(0, batch)[16:])
@@ -124,15 +150,55 @@ def test_merging_keeps_every_row_and_its_seq(
 ) -> None:
     author, seq, segments = new_author(seed), 0, []
     for size in sizes:
-        segments.append(Segment(seq, author.anything(size)))
+        if author.rng.random() < 0.2:
+            author.outputs = author.features = 5 - author.features
+        batch = author.anything(size)
+        segments.append(Segment(seq, batch, to_frame(seq, batch, 7)))
         seq += size
     before = [row for part in segments for row in rows_of(part.seq, part.batch)]
-    after = []
-    for seqs, batch in merge(segments):
-        assert (seqs[1:] > seqs[:-1]).all()
-        for (_, *rest), number in zip(rows_of(0, batch), seqs.tolist(), strict=True):
-            after.append((number, *rest))
-    assert sorted(after, key=lambda row: row[0]) == before
+    for way in (merge, merge_frames):
+        after = []
+        for seqs, batch in way(segments):
+            assert (seqs[1:] > seqs[:-1]).all()
+            for (_, *rest), number in zip(rows_of(0, batch), seqs.tolist(), strict=True):
+                after.append((number, *rest))
+        assert sorted(after, key=lambda row: row[0]) == before
+    some = [replace(segment, frame=None) if segment.seq % 2 else segment for segment in segments]
+    assert sum(len(seqs) for seqs, _ in merge_frames(some)) == len(before)
+
+
+@settings(deadline=None, max_examples=10)
+@given(seed=st.integers(0, 2**32 - 1), most=st.sampled_from([1, 40]))
+def test_frames_give_the_rows_and_the_digest_that_batches_give(
+    new_author: Any, seed: int, most: int
+) -> None:
+    """Alone and in transactions of hundreds of rows, whatever of them is NULL."""
+    author, seq, segments = new_author(seed), 0, []
+    for _ in range(60):
+        batch = author.anything(int(author.rng.integers(1, most + 1)))
+        segments.append(Segment(seq, batch, to_frame(seq, batch)))
+        seq += len(batch)
+    kept = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("alone", "frames", "batches"):
+            with SqliteStore(Path(folder, f"{name}.db")) as store:
+                if name == "alone":
+                    for segment in segments:
+                        store.append(segment.batch)
+                elif name == "frames":
+                    store.append_together(segments)
+                else:
+                    store.append_together([replace(each, frame=None) for each in segments])
+                kept.append((store.rows_in_order(0, seq), store.anchor(0.0)))
+    assert kept[0] == kept[1] == kept[2]
+    rows, anchor = kept[0]
+    assert [row for _, row in rows] == [
+        row for each in segments for row in to_rows(each.batch, each.seq)
+    ]
+    digest = chain.first_digest(0)
+    for table, row in rows:
+        digest = chain.next_digest(digest, table, row)
+    assert anchor.log == chain.Place(seq, digest.hex())
 
 
 def test_the_next_writer_takes_the_tail_in(
