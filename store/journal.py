@@ -506,7 +506,9 @@ class JournaledStore(Store):
         while True:
             self._wake.wait()
             since = time.monotonic() - last
-            pause = min(2 * pause, _BETWEEN_SECONDS) if since < _BETWEEN_SECONDS else _GATHER_SECONDS
+            pause = (
+                min(2 * pause, _BETWEEN_SECONDS) if since < _BETWEEN_SECONDS else _GATHER_SECONDS
+            )
             if not self._closing:
                 self._hurry.wait(max(_GATHER_SECONDS, pause - since))
             last = time.monotonic()

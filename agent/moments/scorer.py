@@ -127,7 +127,7 @@ def add_rows(
         arms: Floats = count.astype(np.float64)
         ordered: Floats | float = 1.0
         if weight is not None:
-            arms = np.bincount(cell, weight, count.size).reshape(shape)
+            arms = np.bincount(cell, weight, count.size).reshape(shape).astype(np.float64)
             ordered = weight[order]
         arms = arms[here]
         chosen[rank, position, of] = ordered
