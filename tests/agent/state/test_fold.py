@@ -160,7 +160,18 @@ def test_parts_that_come_alone_and_together_leave_the_same_bits(seed, short_chun
                 outputs=np.full((np.count_nonzero(odd < 0.2), 2), np.nan),
             )
             expire = traffic.at + 500.0 * (rng.random() < 0.3)
-            for index, batch in enumerate((parts, later)):
+            # What says nothing but who answered comes of decisions that are complete, too.
+            again = replaced(
+                outcomes,
+                number=np.maximum(outcomes.number - rng.choice([0, 90, 900]), 0),
+                reward=np.full(90, np.nan),
+                outputs=np.full((90, 2), np.nan),
+                delivered=np.zeros(90, dtype=bool),
+                attempt=np.full(90, 3),
+            )
+            mixed = np.concatenate([[0], 1 + rng.permutation(88), [89]])
+            parts = take(parts, mixed)
+            for index, batch in enumerate((parts, later, again)):
                 every = np.arange(len(batch))
                 for rows in every[:, None] if alone else [every]:
                     agent._log(take(batch, rows))
