@@ -506,9 +506,8 @@ class JournaledStore(Store):
         while True:
             self._wake.wait()
             since = time.monotonic() - last
-            pause = (
-                min(2 * pause, _BETWEEN_SECONDS) if since < _BETWEEN_SECONDS else _GATHER_SECONDS
-            )
+            pause = 2 * pause if since < _BETWEEN_SECONDS else _GATHER_SECONDS
+            pause = min(pause, _BETWEEN_SECONDS)
             if not self._closing:
                 self._hurry.wait(max(_GATHER_SECONDS, pause - since))
             last = time.monotonic()

@@ -27,6 +27,7 @@ from equipoise.store.errors import (
     CorruptStoreError,
     FullStoreError,
     ReadOnlyStoreError,
+    SequenceError,
     SlowStoreError,
     StoreError,
     WriteError,
@@ -199,6 +200,18 @@ def test_frames_give_the_rows_and_the_digest_that_batches_give(
     for table, row in rows:
         digest = chain.next_digest(digest, table, row)
     assert anchor.log == chain.Place(seq, digest.hex())
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_misnumbered_decisions_never_follow_the_log(path: Path, author: Any, rows: int) -> None:
+    wrong = author.decisions(rows, number=np.arange(1, rows + 1))
+    alone = DecisionBatch.of_row(tuple(getattr(wrong, each.name) for each in fields(wrong)))
+    object.__setattr__(alone, "row", (1, *alone.row[1:]))
+    with SqliteStore(path) as store:
+        for batch in (wrong, alone) if rows == 1 else (wrong,):
+            with pytest.raises(SequenceError, match="has number 1, expected 0"):
+                store.append_together([Segment(0, batch)])
+        assert store.next_seq == 0
 
 
 def test_the_next_writer_takes_the_tail_in(
