@@ -168,15 +168,15 @@ def test_one_request_is_decided_like_a_batch_of_one(gate, assignment):
     models = 2 + PAIRS.index((gate, assignment)) % 19
     rng = np.random.default_rng(models)
     agents = agents_of(config(models, gate, assignment))
-    learn(agents, rng, models, 400)
+    learn(agents, rng, models, 200)
     allocation = agents[0].rule.allocation
     if gate in ("active", assignment):
         assert isinstance(allocation.gate, ScoredRate)
     assert isinstance(allocation.assignment, CutShares) == (assignment == "contrast")
     assert isinstance(allocation.assignment, BestDrawShares) == (assignment == "thompson")
     given = [None, 1.0, 0.7, 0.2][PAIRS.index((gate, assignment)) % 4]
-    decided = compare(agents, requests(rng, models, 40, at=1e3))
-    compare(agents, requests(rng, models, 40, given, at=2e3))
+    decided = compare(agents, requests(rng, models, 20, at=1e3))
+    compare(agents, requests(rng, models, 20, given, at=2e3))
     assert all(each.row is not None for each in decided)
     assert len({each.row[9] for each in decided}) > 1
 
@@ -190,7 +190,7 @@ def test_eligible_models_caps_and_excluded_users(models):
     agents = agents_of(settings)
     units = agents[0].state.caps._excluded.tolist()
     for at, eligible in enumerate((None, 0.8, 0.4, None)):
-        batch = requests(rng, models, 30, eligible, at=1e3 * at)
+        batch = requests(rng, models, 24, eligible, at=1e3 * at)
         batch.unit[::5] = units[0]
         decided = compare(agents, batch)
         learn(agents, rng, models, 6)
