@@ -17,9 +17,14 @@ from equipoise.agent.config import (
 )
 from equipoise.agent.decisions.decide import Decider
 from equipoise.agent.features import FeatureSchema
-from equipoise.policies.kernels import ConstantShares
+from equipoise.policies.kernels import (
+    BestDrawShares,
+    ConstantShares,
+    CutShares,
+    ScoredRate,
+)
 from equipoise.policies.registry import ASSIGNMENTS, GATES
-from equipoise.store.batches import DecisionBatch, OutcomeBatch, RequestBatch, take
+from equipoise.store.batches import DecisionBatch, OutcomeBatch, RequestBatch, SimulationBatch, take
 from equipoise.store.format.frames import to_frame
 from equipoise.store.lanes import Tickets
 from equipoise.store.memory import MemoryStore
@@ -139,8 +144,20 @@ def agents_of(settings, **keywords):
 
 
 def learn(agents, rng, models, count=90):
-    """Some traffic with outcomes, and the rule that follows from it."""
+    """Some traffic with replays and outcomes, and the rule that follows from it."""
     batch = requests(rng, models, count)
+    contexts = np.repeat(np.arange(40), models)
+    replays = SimulationBatch(
+        context=contexts,
+        model=np.tile(np.arange(models), 40),
+        x=np.repeat(rng.normal(size=(40, 3)), models, axis=0),
+        outputs=rng.normal(size=(len(contexts), 1)),
+        cost=np.full(len(contexts), 0.01),
+        at=np.zeros(len(contexts)),
+    )
+    for agent in agents:
+        if not len(agent.light.simulated):
+            agent.simulate(replays)
     for agent, seed in zip(agents, (5, 5), strict=True):
         agent.observe(outcomes(np.random.default_rng(seed), agent.decide(batch)))
         agent.refresh(review=False)
@@ -151,10 +168,15 @@ def test_one_request_is_decided_like_a_batch_of_one(gate, assignment):
     models = 2 + PAIRS.index((gate, assignment)) % 19
     rng = np.random.default_rng(models)
     agents = agents_of(config(models, gate, assignment))
-    learn(agents, rng, models)
+    learn(agents, rng, models, 200)
+    allocation = agents[0].rule.allocation
+    if gate in ("active", assignment):
+        assert isinstance(allocation.gate, ScoredRate)
+    assert isinstance(allocation.assignment, CutShares) == (assignment == "contrast")
+    assert isinstance(allocation.assignment, BestDrawShares) == (assignment == "thompson")
     given = [None, 1.0, 0.7, 0.2][PAIRS.index((gate, assignment)) % 4]
-    decided = compare(agents, requests(rng, models, 40, at=1e3))
-    compare(agents, requests(rng, models, 40, given, at=2e3))
+    decided = compare(agents, requests(rng, models, 20, at=1e3))
+    compare(agents, requests(rng, models, 20, given, at=2e3))
     assert all(each.row is not None for each in decided)
     assert len({each.row[9] for each in decided}) > 1
 
@@ -168,7 +190,7 @@ def test_eligible_models_caps_and_excluded_users(models):
     agents = agents_of(settings)
     units = agents[0].state.caps._excluded.tolist()
     for at, eligible in enumerate((None, 0.8, 0.4, None)):
-        batch = requests(rng, models, 30, eligible, at=1e3 * at)
+        batch = requests(rng, models, 24, eligible, at=1e3 * at)
         batch.unit[::5] = units[0]
         decided = compare(agents, batch)
         learn(agents, rng, models, 6)

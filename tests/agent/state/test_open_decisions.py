@@ -181,3 +181,28 @@ def test_the_first_open_row_is_found_piece_by_piece(
             closed = table.closed(start)
             wanted = len(closed) if closed.all() else int(np.argmin(closed))
             assert table.passed(start) == wanted
+
+
+def test_rows_that_have_left_are_blank_before_they_are_used_again() -> None:
+    rng, every = np.random.default_rng(6), np.ones(2, dtype=bool)
+    tables = [OpenDecisions(3, 2, 2, 1, capacity=size) for size in (400, 4000)]
+    for _ in range(12):
+        part = batch(tables[0].next, 70, rng)
+        for table in tables:
+            table.insert(part, 0, 0.01, table.next, every)
+            rows = slice(table.size - 70, table.size)
+            assert not table.summed[rows].any()
+            assert np.isnan(table.metrics[rows]).all()
+            for column in table._columns.values():
+                if column.dtype == bool:
+                    column[rows] ^= True
+            table.reward[rows] = table.y[rows] = table.metrics[rows] = 3.0
+            table.reward_at[rows] = table.until[rows] = 4.0
+            table.folded[rows], table.waits[rows] = True, False
+    small, large = tables
+    assert small.base > large.base
+    first = small.base - large.base
+    for name, column in small._columns.items():
+        np.testing.assert_array_equal(
+            column[: small.size], large._columns[name][first : large.size], err_msg=name
+        )
