@@ -47,7 +47,8 @@ from equipoise.agent.lifecycle.rules import Rule, RuleBook
 from equipoise.agent.moments.state import Dimensions, Renewal
 from equipoise.agent.monitors.guardrails import GuardrailLimit
 from equipoise.agent.monitors.monitor_set import MonitorSet
-from equipoise.agent.state.fold import Fold, LightFold
+from equipoise.agent.state.fold import Fold
+from equipoise.agent.state.light_fold import LightFold
 from equipoise.agent.state.recovery import restore
 from equipoise.agent.state.sticky_units import one_by_one
 from equipoise.policies.snapshot import Snapshot

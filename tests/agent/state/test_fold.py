@@ -8,8 +8,8 @@ from traffic import KEY, MODELS, Traffic, config, run
 
 from equipoise.agent.agent import Agent
 from equipoise.agent.moments.codec import StateFormatError, decode, encode
-from equipoise.agent.state import fold
-from equipoise.agent.state.fold import CHUNK
+from equipoise.agent.state import light_fold
+from equipoise.agent.state.light_fold import CHUNK
 from equipoise.store.batches import DecisionBatch, ObservationBatch, OutcomeBatch, take
 from equipoise.store.memory import MemoryStore
 from equipoise.store.sqlite import SqliteStore
@@ -115,11 +115,11 @@ def test_a_checkpoint_of_shorter_chunks_goes_on(monkeypatch):
     stores, agents = (MemoryStore(), MemoryStore()), []
     for store in stores:
         traffic = Traffic(np.random.default_rng(6))
-        monkeypatch.setattr(fold, "CHUNK", 1024 if store is stores[0] else CHUNK)
+        monkeypatch.setattr(light_fold, "CHUNK", 1024 if store is stores[0] else CHUNK)
         agent = Agent(config(), store, KEY)
         run(agent, traffic, 30, size=50)
         agent.checkpoint()
-        monkeypatch.setattr(fold, "CHUNK", CHUNK)
+        monkeypatch.setattr(light_fold, "CHUNK", CHUNK)
         agent = Agent(config(), store, KEY)
         run(agent, traffic, 60, size=100)
         agents.append(agent)
