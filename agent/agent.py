@@ -22,12 +22,7 @@ from equipoise.agent.budget.caps import segment_ranges
 from equipoise.agent.budget.ledger import Ledger
 from equipoise.agent.config import ExperimentConfig
 from equipoise.agent.config.reload import Change
-from equipoise.agent.controls import (
-    Controls,
-    newest_rule,
-    standing_pause,
-    standing_sentence,
-)
+from equipoise.agent.controls import Controls, newest_rule, standing_pause, standing_sentence
 from equipoise.agent.decisions.decide import Decider
 from equipoise.agent.decisions.uniforms import key_hash
 from equipoise.agent.decisions.validation import Validator
@@ -47,7 +42,8 @@ from equipoise.agent.lifecycle.rules import Rule, RuleBook
 from equipoise.agent.moments.state import Dimensions, Renewal
 from equipoise.agent.monitors.guardrails import GuardrailLimit
 from equipoise.agent.monitors.monitor_set import MonitorSet
-from equipoise.agent.state.fold import Fold, LightFold
+from equipoise.agent.state.fold import Fold
+from equipoise.agent.state.light_fold import LightFold
 from equipoise.agent.state.recovery import restore
 from equipoise.agent.state.sticky_units import one_by_one
 from equipoise.policies.snapshot import Snapshot

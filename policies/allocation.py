@@ -19,7 +19,7 @@ from equipoise.policies.kernels import (
 )
 from equipoise.policies.kernels.context_forms import Cuts, best_of
 from equipoise.policies.kernels.rates import ScoredRate
-from equipoise.policies.kernels.shares import CutShares, check_floor, mix_floor
+from equipoise.policies.kernels.shares import CutShares, check_floor, mix_floor, mix_one
 from equipoise.policies.snapshot import Flags, Floats
 
 _MOST_SETS = 1024
@@ -71,10 +71,12 @@ class Allocation:
         """
         if self._shared is not None:
             scored, cuts = self._shared
-            each = cuts.each(x)
-            rate = scored.of_score(best_of(each).item())
-            shares = mix_floor(each, eligible, self.floor)
-            return rate, shares, list(accumulate(shares[0].tolist()))
+            each = cuts.of_one(x)
+            total = sum(each)
+            # Of a number that is none, NumPy's largest is none either.
+            best = max(each) if total == total else total
+            shared = mix_one(each, eligible, self.floor)
+            return scored.of_score(best), np.array([shared]), list(accumulate(shared))
         rate = self.gate.rate_of(x)
         assignment = self.assignment
         if not isinstance(assignment, ConstantShares):

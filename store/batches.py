@@ -282,10 +282,14 @@ Batch: TypeAlias = DecisionBatch | OutcomeBatch | ObservationBatch | SimulationB
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A batch with the seq of its first row; its rows have consecutive seqs."""
+    """A batch with the seq of its first row; its rows have consecutive seqs.
+
+    frame: the batch as a journal has it, where one does.
+    """
 
     seq: int
     batch: Batch
+    frame: bytes | None = None
 
     @property
     def seqs(self) -> Ints:

@@ -68,6 +68,9 @@ from equipoise.store.sqlite.opening import Leftovers
 WAITING_ROWS = 200_000
 """Rows that may wait for SQLite: seconds of heavy traffic, some hundred megabytes at the most."""
 _GATHER_SECONDS = 0.01
+_BETWEEN_SECONDS = 0.25
+"""From one transaction to the next under traffic, unless somebody waits for it: most of what a
+transaction of few rows costs is the same for many. From rest the time doubles with each."""
 _RETRY_SECONDS = 0.2
 _BREATH_SECONDS = 0.002
 _RULES_AT_ONCE = 256
@@ -135,7 +138,7 @@ class JournaledStore(Store):
         self._before, self._since = BloomFilter(), BloomFilter()
         self._filters_whole = False
         self._change = threading.Condition()
-        self._wake = threading.Event()
+        self._wake, self._hurry = threading.Event(), threading.Event()
         self._closing = self._torn = False
         self._thread = threading.Thread(target=self._settle_on, name="settle", daemon=True)
         self._thread.start()
@@ -179,7 +182,8 @@ class JournaledStore(Store):
                 check_draws(self._name, batch.draw, known)
             names = _request_ids(batch)
             self._admit_requests(names)
-        self._tail.append(first, rows, to_frame(first, batch, self._seed))
+        frame = to_frame(first, batch, self._seed)
+        self._tail.append(first, rows, frame)
         # From here on the rows are in the log.
         try:
             # Only now: a mark ahead of the tail means a loss.
@@ -191,7 +195,7 @@ class JournaledStore(Store):
             elif isinstance(batch, OutcomeBatch):
                 self._recent.add(batch, self._decisions)
             self._next_seq = first + rows
-            self._waiting.append(Segment(first, batch))
+            self._waiting.append(Segment(first, batch, frame))
         except BaseException as error:
             self._torn = True
             raise TornAppendError(
@@ -199,6 +203,8 @@ class JournaledStore(Store):
             ) from error
         if not self._wake.is_set():
             self._wake.set()
+        if self._next_seq - self._settled > self._limit // 2:
+            self._hurry.set()
         return first
 
     def check_files(self) -> StoreError | None:
@@ -211,6 +217,7 @@ class JournaledStore(Store):
         fault = self._tail.fault()
         problem = presence.check() if fault is None else DisplacedStoreError(fault)
         if problem is not None and self.displaced is None:
+            self._hurry.set()
             self._wake.set()  # the thread saves what it can
         self.displaced = problem
         return problem
@@ -379,6 +386,7 @@ class JournaledStore(Store):
             while self._settled < end:
                 if self.trouble is not None and deadline is None:
                     raise self.trouble
+                self._hurry.set()
                 remaining = None if deadline is None else deadline - time.monotonic()
                 if remaining is not None and remaining <= 0:
                     return False
@@ -465,6 +473,7 @@ class JournaledStore(Store):
         if self._closing:
             return
         self._closing = True
+        self._hurry.set()
         self._wake.set()
         self._thread.join()
         if self._learner.is_alive():
@@ -493,10 +502,16 @@ class JournaledStore(Store):
 
     def _settle_on(self) -> None:
         """The thread: gather, write, forget, until the store is closed."""
+        last, pause = -_BETWEEN_SECONDS, _GATHER_SECONDS
         while True:
             self._wake.wait()
+            since = time.monotonic() - last
+            pause = 2 * pause if since < _BETWEEN_SECONDS else _GATHER_SECONDS
+            pause = min(pause, _BETWEEN_SECONDS)
             if not self._closing:
-                time.sleep(_GATHER_SECONDS)
+                self._hurry.wait(max(_GATHER_SECONDS, pause - since))
+            last = time.monotonic()
+            self._hurry.clear()
             self._wake.clear()
             if self.displaced is not None:
                 self._log.rescue_journal()
@@ -535,12 +550,13 @@ class JournaledStore(Store):
         for segment in segments:
             batch = segment.batch
             if isinstance(batch, DecisionBatch):
-                for number in batch.number.tolist():
+                row = batch.row
+                for number in batch.number.tolist() if row is None else row[:1]:
                     del self._rows[number]
-                for name in batch.request_id or ():
+                for name in _request_ids(batch):
                     if name:
                         self._numbers.pop(name, None)
-                if batch.draw is not None:
+                if (row is None or row[-1] is not None) and batch.draw is not None:
                     for position in batch.draw.tolist():
                         del self._draws[position]
             elif isinstance(batch, ObservationBatch):

@@ -13,7 +13,7 @@ from equipoise.agent.estimators.base import Estimate, Scorer
 from equipoise.agent.estimators.linear import mean_features, regressions
 from equipoise.agent.moments.arms import ArmMoments
 from equipoise.agent.moments.state import Moments
-from equipoise.agent.state.fold import LightFold
+from equipoise.agent.state.light_fold import LightFold
 from equipoise.policies.snapshot import ContextScorer, Snapshot
 from equipoise.store.batches import DecisionBatch, Floats
 from equipoise.store.contract import Store

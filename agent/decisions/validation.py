@@ -25,7 +25,7 @@ from equipoise.agent.state.attempts import (
     merged_attempts,
     reported_attempt,
 )
-from equipoise.agent.state.fold import LightFold
+from equipoise.agent.state.light_fold import LightFold
 from equipoise.store.batches import (
     DecisionBatch,
     Flags,

@@ -22,7 +22,7 @@ from equipoise.agent.inference.rated import asked
 from equipoise.agent.lifecycle.eras import Eras
 from equipoise.agent.lifecycle.rules import Rule, RuleBook
 from equipoise.agent.state.certified_sums import Spec
-from equipoise.agent.state.fold import LightFold
+from equipoise.agent.state.light_fold import LightFold
 from equipoise.agent.state.open_decisions import OpenDecisions
 from equipoise.agent.state.recovery import restore_base
 from equipoise.store.batches import (

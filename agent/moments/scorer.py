@@ -124,11 +124,11 @@ def add_rows(
     of = model[order]
     for moments, weight in targets:
         moments.count += count
-        arms, ordered = count.astype(np.float64), 1.0
+        by_model: Floats = count.astype(np.float64)
         if weight is not None:
-            arms, ordered = np.bincount(cell, weight, count.size).reshape(shape), weight[order]
-        arms = arms[here]
-        chosen[rank, position, of] = ordered
+            by_model = np.asarray(np.bincount(cell, weight, count.size), np.float64).reshape(shape)
+        arms = by_model[here]
+        chosen[rank, position, of] = 1.0 if weight is None else weight[order]
         by_arm = chosen.transpose(0, 2, 1) @ padded
         added = arms.sum(axis=1)
         before, step = moments._add(here, arms, by_arm, origin, added)
@@ -138,7 +138,7 @@ def add_rows(
             rectangle[size + 1 :] = 0.0
         if weight is not None:
             root = np.zeros(padded.shape[:2])
-            root[rank, position] = np.sqrt(ordered)
+            root[rank, position] = np.sqrt(weight[order])
             padded *= root[..., None]
         padded[:, 0] = np.sqrt(before * added / (before + added))[:, None] * step
         np.matmul(padded.transpose(0, 2, 1), padded, out=product)

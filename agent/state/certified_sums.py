@@ -337,8 +337,10 @@ class CertifiedSums:
         missing = None if rule.widened else spec.missing_under(rule)
         raters: list[Floats] = []
         if spec.of_raters:
-            ends = table.unit_rated_ends if spec.sticky else table.rated_ends
-            *raters, known = ends(at if spec.sticky else where, spec.scaled)
+            if spec.sticky:
+                *raters, known = table.unit_rated_ends(at, spec.scaled)
+            else:
+                *raters, known = table.rated_ends(where, spec.scaled)
             low, high = ends_of_rating(*raters)
         elif spec.sticky:
             low, high, known = table.unit_rewards(at, spec.scaled, missing)

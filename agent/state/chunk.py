@@ -156,8 +156,8 @@ class ChunkSums:
         # The rows of the table come into the cache in their order here.
         for (numbers,) in completed:
             at = self._light.pending.rows(numbers)
-            now = ~self._light.in_order(at) | (numbers < start)
-            self._scorers(moments, some(at, now))
+            counts = ~self._light.in_order(at) | (numbers < start)
+            self._scorers(moments, some(at, counts))
         for (numbers,) in rewarded:
             at = self._light.pending.rows(numbers)
             self._rewards(moments, some(at, ~self._light.in_order(at)))

@@ -4,7 +4,7 @@ A table of columns over consecutive decision numbers, first in, first out. Finis
 from the front when the table is full, so its size follows the number of open decisions and not
 the length of history.
 
-A table that outgrows its memory moves to a file of mapped columns (`OpenFile`) beside the store.
+A table that outgrows its memory moves to a file of mapped columns (`ColumnFile`) beside the store.
 The file is unlinked when it is made and holds nothing that the log does not; a row is read and
 written as before, the system keeps what is used and may take the rest, and `release` gives back
 what has not been used lately.
@@ -12,11 +12,7 @@ what has not been used lately.
 
 from __future__ import annotations
 
-import mmap
-import os
-import tempfile
 from collections.abc import Callable
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -35,43 +31,7 @@ from equipoise.store.batches import (
     OutcomeBatch,
     left_out,
 )
-
-_STRIDE = 1 << 36
-"""Bytes of the file from one column to the next, nearly all of them a hole."""
-
-
-class OpenFile:
-    """One file of columns. Raises OSError where there is no room for it."""
-
-    def __init__(self, folder: Path) -> None:
-        with tempfile.TemporaryFile(dir=folder, prefix=".equipoise-") as file:
-            self._file = os.dup(file.fileno())
-        self._maps: dict[str, tuple[int, mmap.mmap, int]] = {}
-
-    def __del__(self) -> None:
-        os.close(self._file)
-
-    def column(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-        """A column as an array that lies in the file, with what it held when it was shorter."""
-        row = prod(shape[1:]) * dtype.itemsize
-        size = max(shape[0] * row, 1)
-        place = self._maps[name][0] if name in self._maps else len(self._maps)
-        if size > _STRIDE:
-            raise OSError(f"a column of {size} bytes is longer than the {_STRIDE} it may have")
-        # Room is taken now: a page that finds none later would be the end of the process.
-        os.posix_fallocate(self._file, place * _STRIDE, size)
-        mapped = mmap.mmap(self._file, size, offset=place * _STRIDE)
-        self._maps[name] = place, mapped, row
-        array: NDArray[Any] = np.frombuffer(mapped, dtype=dtype, count=prod(shape)).reshape(shape)
-        return array
-
-    def release(self, rows: int) -> None:
-        """Give back the memory of the first `rows` rows of every column; the file keeps them."""
-        for _, mapped, row in self._maps.values():
-            length = rows * row // mmap.PAGESIZE * mmap.PAGESIZE
-            if length:
-                mapped.madvise(mmap.MADV_DONTNEED, 0, length)
-
+from equipoise.store.files import ColumnFile
 
 BLOCK = 1 << 14
 """Rows that are moved at once."""
@@ -171,7 +131,7 @@ class OpenDecisions:
         self._left = np.zeros(0, dtype=np.int64)
         """Models that the newest rows which left were assigned: repeats ask for them."""
         self._most_bytes, self._folder = most_bytes, folder
-        self._file: OpenFile | None = None
+        self._file: ColumnFile | None = None
         self._blank = 0
         """The rows from `size` up to here are as `_blank_rows` leaves them."""
         widths = {"x": context, "y": outputs, "probabilities": models, "metrics": metrics}
@@ -614,7 +574,7 @@ class OpenDecisions:
 
     def _move_to_file(self, capacity: int) -> None:
         assert self._folder is not None
-        file = self._file or OpenFile(self._folder)
+        file = self._file or ColumnFile(self._folder)
         columns: dict[str, NDArray[Any]] = {}
         for name, column in self._columns.items():
             columns[name] = file.column(name, (capacity, *column.shape[1:]), column.dtype)

@@ -144,6 +144,14 @@ class Cuts(_OfForms):
             return np.asarray(gain / spread, dtype=np.float64)
         return np.divide(gain, spread, out=np.zeros_like(gain), where=positive)
 
+    def of_one(self, x: Floats) -> list[float]:
+        """As `each` of one context x (1, d), on plain numbers: K cuts."""
+        both = self.forms.at(x)[0].tolist()
+        return [
+            (0.0 if gain <= 0.0 else gain) / spread if spread > 0.0 else 0.0
+            for gain, spread in zip(both[: self.models], both[self.models :], strict=True)
+        ]
+
     def scores(self, x: Floats, stable: bool = True) -> Floats:
         """(n,) the best attainable cut."""
         return best_of(self.each(x, stable))

@@ -107,6 +107,20 @@ def mix_floor(shares: Floats, eligible: Flags | None, floor: float) -> Floats:
     return np.asarray(mixed + (floor if eligible is None else floor * eligible), dtype=np.float64)
 
 
+def mix_one(shares: list[float], eligible: Flags | None, floor: float) -> list[float]:
+    """As `mix_floor` of one row of K shares, the same bits on plain numbers; for a floor that was
+    checked. eligible: (1, K), or None where every model is."""
+    on = [True] * len(shares) if eligible is None else eligible[0].tolist()
+    raw = [share if able else 0.0 for share, able in zip(shares, on, strict=True)]
+    count = float(sum(on))
+    # Not `sum`: of eight numbers and more NumPy adds several at once, in an order of its own.
+    total = float(np.add.reduce(np.array(raw)))
+    if total == 0.0:
+        raw, total = [float(able) for able in on], max(count, 1.0)
+    left = max(1.0 - count * floor, 0.0)
+    return [share / total * left + floor * able for share, able in zip(raw, on, strict=True)]
+
+
 @assignment_kernel
 @dataclass(frozen=True, slots=True, eq=False)
 class ConstantShares:

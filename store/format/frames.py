@@ -22,7 +22,8 @@ import threading
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
+from itertools import chain, zip_longest
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -30,10 +31,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from equipoise.store.batches import Batch, DecisionBatch, Segment
+from equipoise.store.batches import Batch, DecisionBatch, Ints, Segment
 from equipoise.store.errors import FullStoreError, ReadOnlyStoreError, WriteError
 from equipoise.store.files import identity, sync_to_disk
-from equipoise.store.format.sql_rows import LOG_TABLES, Kind
+from equipoise.store.format.sql_rows import LOG_TABLES, Kind, merge
 
 Sync: TypeAlias = Literal["never", "each", "asked"]
 
@@ -62,8 +63,14 @@ _TABLES = {
     table.batch: (position, tuple((name, kind in _DTYPES) for name, kind in table.columns.items()))
     for position, table in enumerate(LOG_TABLES)
 }
+_TOGETHER: list[Callable[[Sequence[Any]], Any]] = [
+    itemgetter(0, *(at for at, kind in enumerate(table.columns.values(), 2) if kind is Kind.SHARED))
+    for table in LOG_TABLES
+]
+"""What decoded frames of a table must have in common to be joined: the table, shared values."""
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder().decode
 
 
 def seed_of(store_id: bytes) -> int:
@@ -248,6 +255,61 @@ def body_to_batch(payload: bytes | memoryview) -> Batch:
         else:
             columns[name] = value
     return table.batch(**columns)
+
+
+def merge_frames(segments: Sequence[Segment]) -> list[tuple[Ints, Batch]]:
+    """As `merge`: column by column from the bytes of frames, which is several times quicker where
+    most hold one row. Segments that have no frame are merged by their batches."""
+    groups: dict[Any, tuple[list[Segment], list[Any]]] = {}
+    for segment in segments:
+        if segment.frame is None:
+            return merge(segments)
+        values = _decode(segment.frame[_HEADER.size :])
+        key = _TOGETHER[values[0]](values)
+        group = groups.get(key)
+        if group is None:
+            group = groups[key] = [], []
+        group[0].append(segment)
+        # One list of all values: one for each frame would have the garbage collector come by.
+        group[1].extend(values)
+    merged: list[tuple[Ints, Batch]] = []
+    for parts, values in groups.values():
+        batch = _joined_values(values, len(parts))
+        if batch is None:
+            merged += merge(parts)
+        elif len(batch) == len(parts):
+            merged.append((np.array([part.seq for part in parts], dtype=np.int64), batch))
+        else:
+            merged.append((np.concatenate([part.seqs for part in parts]), batch))
+    return merged
+
+
+def _joined_values(values: list[Any], frames: int) -> Batch | None:
+    """The rows of so many decoded frames of one table, one after the other, with equal shared
+    values, as one batch; None where widths differ, or some have a column that others lack."""
+    step = len(values) // frames
+    table, counts = LOG_TABLES[values[0]], values[1::step]
+    rows = sum(counts)
+    whole: dict[str, Any] = {}
+    for at, (name, kind) in enumerate(table.columns.items(), 2):
+        column = values[at::step]
+        absent = column.count(None)
+        if absent or kind is Kind.SHARED:
+            if absent not in (0, frames):
+                return None
+            whole[name] = column[0]
+        elif kind not in _DTYPES:
+            whole[name] = list(chain.from_iterable(column))
+        else:
+            array: NDArray[Any] = np.frombuffer(b"".join(column), dtype=_DTYPES[kind])
+            if kind in _TWO_AXES:
+                width = len(array) // rows
+                size = width * array.itemsize
+                if any(len(part) != n * size for part, n in zip(column, counts, strict=True)):
+                    return None
+                array = array.reshape(rows, width)
+            whole[name] = array
+    return table.batch(**whole)
 
 
 def tail_files(store: Path) -> list[Path]:

@@ -13,7 +13,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
-from itertools import groupby
+from itertools import groupby, repeat
 from typing import Any, TypeAlias, TypeVar
 
 import msgspec
@@ -209,14 +209,17 @@ def bounded(segments: Sequence[Segment], rows: int) -> Iterator[list[Segment]]:
     part: list[Segment] = []
     count = 0
     for segment in segments:
-        for start in range(0, len(segment.batch), rows):
-            stop = min(start + rows, len(segment.batch))
+        n = len(segment.batch)
+        for start in range(0, n, rows):
+            stop = min(start + rows, n)
             if count + stop - start > rows:
                 yield part
                 part, count = [], 0
-            whole = stop - start == len(segment.batch)
-            batch = segment.batch if whole else slice_rows(segment.batch, start, stop)
-            part.append(Segment(segment.seq + start, batch))
+            if stop - start < n:
+                batch = slice_rows(segment.batch, start, stop)
+                part.append(Segment(segment.seq + start, batch))
+            else:
+                part.append(segment)
             count += stop - start
     if part:
         yield part
@@ -264,39 +267,66 @@ _vectors = msgspec.json.Decoder(list[list[float | None] | None])
 _masks = msgspec.json.Decoder(list[list[bool] | None])
 
 
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Rows of a table by column, in the order of its `names`; None for a column of NULLs alone."""
+
+    table: Table
+    values: Sequence[Sequence[Any] | None]
+
+    def __len__(self) -> int:
+        seqs = self.values[0]
+        assert seqs is not None
+        return len(seqs)
+
+    def rows(self, without: int | None = None) -> Iterator[Row]:
+        """The rows, lacking one column by position. Raises ValueError where columns differ in
+        length."""
+        n = len(self)
+        values = [repeat(None, n) if column is None else column for column in self.values]
+        if without is not None:
+            del values[without]
+        return zip(*values, strict=True)
+
+
 def to_rows(batch: Batch, seq: int | Ints) -> list[Row]:
-    """The SQL rows of a batch whose first row gets `seq`, in the column order of its table.
+    """The SQL rows of a batch, as those of `to_columns`."""
+    return list(to_columns(batch, seq).rows())
+
+
+def to_columns(batch: Batch, seq: int | Ints) -> Columns:
+    """What SQL holds of a batch whose first row gets `seq`, in the column order of its table.
 
     seq: or (n,) the seq of every row. The values are those that SQLite will hand back, so that a
-    digest of rows that are written is one of rows that are read. Raises ValueError where the
-    columns of the batch have different lengths.
+    digest of rows that are written is one of rows that are read.
     """
     table, n = TABLE_OF[type(batch)], len(batch)
-    columns: list[Iterable[Any]] = [range(seq, seq + n) if isinstance(seq, int) else seq.tolist()]
+    seqs = range(seq, seq + n) if isinstance(seq, int) else seq.tolist()
+    columns: list[Sequence[Any] | None] = [seqs]
     signed: list[str] = []
     for name, kind in table.columns.items():
         values = getattr(batch, name)
-        if kind is Kind.SHARED:
+        if values is None:
+            columns.append(None)
+        elif kind is Kind.SHARED:
             columns.append([values] * n)
         elif kind is Kind.TEXT:
-            columns.append([None] * n if values is None else [text or None for text in values])
-        elif kind is Kind.VECTOR or (kind is Kind.OPTIONAL_VECTOR and values is not None):
+            columns.append([text or None for text in values] if any(values) else None)
+        elif kind is Kind.VECTOR or kind is Kind.OPTIONAL_VECTOR:
             columns.append(_vectors_to_json(values))
-        elif kind is Kind.OPTIONAL_INTEGER:
-            columns.append([None] * n if values is None else values.tolist())
-        elif kind is Kind.MASK or kind is Kind.OPTIONAL_VECTOR:
-            columns.append([None] * n if values is None else _to_json(values))
+        elif kind is Kind.MASK:
+            columns.append(_to_json(values))
         elif kind is Kind.REAL:
             if _has_negative_zero(values):
                 signed.append(name)
                 values = values + 0.0
-            columns.append([None if value != value else value for value in values.tolist()])
+            columns.append(_nan_to_null(values))
         elif kind is Kind.FLAG:
-            columns.append(map(int, values.tolist()))
+            columns.append(values.view(np.int8).tolist())
         else:
             columns.append(values.tolist())
-    columns.append(_negative_zeros(batch, signed) if signed else [None] * n)
-    return list(zip(*columns, strict=True))
+    columns.append(_negative_zeros(batch, signed) if signed else None)
+    return Columns(table, columns)
 
 
 def to_segments(table: Table, rows: Sequence[Row]) -> Iterator[Segment]:
@@ -376,6 +406,14 @@ def _from_sql(kind: Kind, column: Sequence[Any]) -> Any:
     if kind is Kind.FLAG or kind is Kind.MASK:
         return np.array(column, dtype=np.bool_)
     return np.array(column, dtype=np.float64)  # None becomes NaN
+
+
+def _nan_to_null(values: Floats) -> list[float | None] | None:
+    unknown = np.isnan(values)
+    if unknown.all():
+        return None
+    numbers: list[float | None] = values.tolist()
+    return [None if v != v else v for v in numbers] if unknown.any() else numbers
 
 
 def _to_json(array: NDArray[Any]) -> list[str]:

@@ -24,12 +24,11 @@ from equipoise.store.errors import (
 )
 from equipoise.store.format.sql_rows import (
     LOG_TABLES,
-    TABLE_OF,
     Row,
     Table,
     bounded,
     merge,
-    to_rows,
+    to_columns,
 )
 from equipoise.store.postgres import schema
 from equipoise.store.postgres.connection import PostgresConnection, PostgresSession, copy_rows
@@ -202,11 +201,9 @@ class PostgresStore(SqlStore):
             chained = self._chained
             for part in bounded(segments, ROWS_AT_ONCE):
                 merged = merge(part) if len(part) > 1 else [(part[0].seqs, part[0].batch)]
-                written = []
-                for seqs, batch in merged:
-                    rows, table = to_rows(batch, seqs), TABLE_OF[type(batch)]
-                    _insert(connection, table, rows)
-                    written.append((table.name, rows))
+                written = [to_columns(batch, seqs) for seqs, batch in merged]
+                for columns in written:
+                    _insert(connection, columns.table, list(columns.rows()))
                 chained = chain.extend(connection, chained, part[0].seq, written)
         self._counters, self._chained, self._room = counts, chained, room
         self.commit_seconds += time.perf_counter() - start

@@ -26,7 +26,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from equipoise.store.format.sql_rows import DECISIONS, LOG_TABLES, OUTCOMES
+from equipoise.store.format.sql_rows import DECISIONS, LOG_TABLES, OUTCOMES, Columns
 from equipoise.store.sql.connection import Connection
 
 Row: TypeAlias = tuple[Any, ...]
@@ -132,27 +132,25 @@ def extend(
     connection: Connection,
     end: tuple[int, bytes] | None,
     first: int,
-    written: Sequence[tuple[str, Sequence[Row]]],
+    written: Sequence[Columns],
 ) -> tuple[int, bytes]:
     """Chain rows that were just inserted; where the chain ends now.
 
-    end: where it ended, None to look. first: the number of the first of the rows. written: rows
-    by table, those of each table in order; together they have consecutive numbers.
+    end: where it ended, None to look. first: the number of the first of the rows. written: the
+    rows, which together have consecutive numbers.
     """
     position, digest = end or _resume(connection)
     if position != first:
         position, digest = _break(connection, first, digest)
     links: list[tuple[int, str, int, str]] = []
-    if len(written) == 1:
-        name, rows = written[0]
-        mixed: Iterable[tuple[str, Row]] = ((name, row) for row in rows)
-    else:
-        pairs = [(name, row) for name, rows in written for row in rows]
-        pairs.sort(key=_number)
-        mixed = pairs
-    for name, row in mixed:
-        digest = blake2b(digest + _NAMES[name] + _content(name, row), digest_size=32).digest()
-        position += 1
+    contents = _contents(first, written)
+    start = 0
+    while start < len(contents):
+        stop = start + EVERY - position % EVERY
+        part = contents[start:stop]
+        for content in part:
+            digest = blake2b(digest + content, digest_size=32).digest()
+        position, start = position + len(part), stop
         if position % EVERY == 0:
             links.append((position, LOG, position, digest.hex()))
     links.append((_HEADS[LOG], LOG, position, digest.hex()))
@@ -160,8 +158,22 @@ def extend(
     return position, digest
 
 
-def _number(pair: tuple[str, Row]) -> int:
-    return int(pair[1][0])
+def _contents(first: int, written: Sequence[Columns]) -> list[bytes]:
+    """What the digest of each row covers, in the order of their numbers."""
+    contents = [b""] * sum(map(len, written))
+    for columns in written:
+        name = columns.table.name
+        later, named = _LATER.get(name), _NAMES[name].__add__
+        encoded: Iterable[bytes]
+        if later is None or columns.values[later] is None:
+            encoded = map(_encode, columns.rows(without=later))
+        else:
+            encoded = (_content(name, row) for row in columns.rows())
+        seqs = columns.values[0]
+        assert seqs is not None
+        for seq, content in zip(seqs, map(named, encoded), strict=True):
+            contents[seq - first] = content
+    return contents
 
 
 def pin(connection: Connection, position: int | None = None) -> None:

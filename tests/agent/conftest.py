@@ -17,7 +17,7 @@ from equipoise.agent.agent import Agent
 from equipoise.agent.config import ExperimentConfig
 from equipoise.agent.lifecycle import stored_config
 from equipoise.agent.maintenance.audit import audit
-from equipoise.agent.state import fold, replay_index
+from equipoise.agent.state import light_fold, replay_index
 from equipoise.store.address import is_url
 from equipoise.store.contract import Store
 from equipoise.store.memory import MemoryStore
@@ -28,7 +28,7 @@ from equipoise.store.sql.store import SqlStore
 @pytest.fixture
 def short_chunks(monkeypatch: pytest.MonkeyPatch) -> int:
     """Chunks of 1,024 log rows, of which a stream of a few thousand ends several."""
-    monkeypatch.setattr(fold, "CHUNK", 1024)
+    monkeypatch.setattr(light_fold, "CHUNK", 1024)
     monkeypatch.setattr(replay_index, "MOST_AT_ONCE", 64)
     return 1024
 

@@ -22,7 +22,7 @@ from equipoise.agent.inference.certificate import Sequence
 from equipoise.agent.maintenance.audit import audit
 from equipoise.agent.monitors import Action
 from equipoise.agent.service.analyst.reports import report
-from equipoise.agent.state.fold import CHUNK
+from equipoise.agent.state.light_fold import CHUNK
 from equipoise.store.memory import MemoryStore
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 from works import agent_of, outcomes, requests
 
-from equipoise.agent.state.fold import CHUNK
+from equipoise.agent.state.light_fold import CHUNK
 from equipoise.store.batches import ObservationBatch, slice_rows
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import pickle
 
@@ -9,7 +10,16 @@ import numpy as np
 import pytest
 
 from equipoise.policies.allocation import Allocation
-from equipoise.policies.kernels import BestDrawShares, ConstantRate, ConstantShares
+from equipoise.policies.kernels import (
+    BestDrawShares,
+    ConstantRate,
+    ConstantShares,
+    Cuts,
+    CutShares,
+    QuadraticForms,
+    ResidualScale,
+    ScoredRate,
+)
 
 
 def constant(floor: float = 0.1) -> Allocation:
@@ -53,3 +63,44 @@ def test_it_survives_json_and_pickle_bit_for_bit() -> None:
             assert again.encode() == one.encode()
             for here, there in zip(one.allocate(x), again.allocate(x), strict=True):
                 np.testing.assert_array_equal(here, there)
+
+
+@pytest.mark.parametrize("models", range(1, 21))
+def test_one_context_gives_the_bits_of_a_batch(models: int) -> None:
+    rng = np.random.default_rng(models)
+    size = 4
+    forms = rng.normal(size=(2 * models, size, size))
+    forms = forms @ forms.transpose(0, 2, 1)
+    forms[models] = -forms[models]  # a spread that is not positive: nothing can be cut
+    forms[:models] -= 0.5 * forms[rng.integers(0, models)]  # gains below 0
+    cuts, variances = (
+        kind(QuadraticForms(rng.normal(size=3), each))
+        for kind, each in ((Cuts, forms), (ResidualScale, forms[:models]))
+    )
+    kernels = (
+        ConstantShares(rng.random(models)),
+        BestDrawShares(rng.integers(-2, 3, size=(32, models, size)).astype(float)),
+        CutShares(cuts),
+    )
+    gates = (
+        ConstantRate(0.3),
+        *(ScoredRate(score, 0.01, 0.07, 0.02, 0.9) for score in (cuts, variances)),
+    )
+    x = rng.normal(size=(40, 3))
+    x[-1] = 1e200  # beyond what doubles hold: no number comes out
+    mask = rng.random((40, models)) < 0.6
+    mask[0], mask[1] = False, True
+    for gate, kernel, eligible in itertools.product(gates, kernels, (None, mask)):
+        one = Allocation(gate, kernel, 0.3 / models, "a", "b")
+        with np.errstate(all="ignore"):
+            rates, pi = one.allocate(x, eligible)
+            for row in range(len(x)):
+                able = None if eligible is None else eligible[row : row + 1]
+                rate, shares, cumulated = one.allocate_one(x[row : row + 1], able)
+                assert type(rate) is float
+                alone = np.array([rate]), shares[0], np.array(cumulated)
+                whole = rates[row : row + 1], pi[row], np.add.accumulate(pi[row])
+                for ours, theirs in zip(alone, whole, strict=True):
+                    # The sign of what is no number is nobody's.
+                    same = ours.tobytes() == theirs.tobytes()
+                    assert same or (np.isnan(ours).all() and np.isnan(theirs).all())

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from equipoise.policies.draw import draw, propensity
+from equipoise.policies.draw import draw, draw_one, propensity
 from equipoise.policies.snapshot import Flags, Floats, Ints
 
 
@@ -161,3 +161,18 @@ def test_an_empty_batch() -> None:
     model, randomized = draw(none, none, np.empty((0, 3)), np.empty(0, dtype=np.int64))
     assert model.shape == randomized.shape == (0,)
     assert model.dtype == np.int64
+
+
+@given(
+    st.lists(st.sampled_from([0.0, 0.1, 0.25, 1 / 3, 0.5]), min_size=1, max_size=20),
+    st.sampled_from([0.0, 0.1, 0.5, 1.0]),
+    st.floats(0.0, 1.0, exclude_max=True),
+)
+def test_one_request_is_drawn_like_a_row(shares: list[float], rate: float, uniform: float) -> None:
+    cumulated = np.add.accumulate(np.array(shares)).tolist()
+    routed = len(shares) // 2
+    for u in (uniform, *(min(rate * each, 1 - 2**-53) for each in cumulated)):
+        model, randomized = draw(
+            np.array([u]), np.array([rate]), np.array([shares]), np.array([routed])
+        )
+        assert draw_one(u, rate, cumulated, routed) == (model.item(), randomized.item())

@@ -11,6 +11,7 @@ from pathlib import Path
 from commands import run_command
 from running import running, until
 
+from equipoise.store.format.sql_rows import LOG_TABLES, Columns
 from equipoise.store.sql import chain
 
 SERVICE = 'checkpoint_seconds = 0.3\nmode = "observe"\nanchor = "{}"\n'
@@ -52,7 +53,9 @@ def test_rows_and_chain_rewritten_together_show_against_the_anchor(tmp_path: Pat
             " WHERE id = -1"
         )
         for table, row in chain.rows_between(connection, 0, 60):
-            chain.extend(connection, None, row[0], [(table, [row])])
+            (found,) = (each for each in LOG_TABLES if each.name == table)
+            columns = Columns(found, [[value] for value in row])
+            chain.extend(connection, None, row[0], [columns])
         connection.execute("COMMIT")
     assert audited(tmp_path / "forged.db")[0] == 0
     code, found = audited(tmp_path / "forged.db", "--anchor", anchors)

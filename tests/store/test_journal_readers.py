@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from equipoise.store import journal
 from equipoise.store.journal import JournaledStore
 from equipoise.store.memory import RecentOutcomes
 
@@ -48,3 +50,28 @@ def test_what_leaves_memory_before_a_reader_is_called_is_found_all_the_same(
         store.append(author.decisions(1, request_id=["d"]))  # memory lets go of what is in SQLite
         assert number() == 1
         assert decision().request_id == ["b"]
+
+
+def test_rows_are_gathered_unless_somebody_waits_for_them(
+    tmp_path: Path, author: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who reads, closes, or comes near the bound of what may wait, does not wait for a gathering
+    that takes for ever here."""
+    for name in ("_GATHER_SECONDS", "_BETWEEN_SECONDS"):
+        monkeypatch.setattr(journal, name, 1e6)
+    with JournaledStore(tmp_path / "log.db", waiting_rows=8) as store:
+        store.append(author.outcomes(3))
+        assert sum(len(segment.batch) for segment in store.read()) == 3
+        store.append(author.outcomes(4))
+        assert not store._hurry.is_set()
+        assert store.waiting == 4
+        store.append(author.outcomes(1))
+        deadline = time.monotonic() + 20.0
+        while store.waiting and time.monotonic() < deadline:
+            time.sleep(0.001)
+        assert store.waiting == 0
+        store.append(author.outcomes(2))
+        assert store.settle(store.next_seq, 20.0)
+        store.append(author.outcomes(2))
+    with JournaledStore(tmp_path / "log.db") as store:
+        assert store.next_seq == 12

@@ -244,15 +244,15 @@ def test_a_stream_of_single_requests_is_one_of_batches():
     settings = config(5, "active", "top-two", caps={1: 60}, budget=BudgetConfig(requests=900))
     agents = agents_of(settings)
     for turn in range(4):
-        batch = requests(rng, 5, 1500, None if turn % 2 else 0.8, at=1e4 * turn)
+        batch = requests(rng, 5, 2300, None if turn % 2 else 0.8, at=1e4 * turn)
         for one in rows_of(batch):
             agents[0].decide(one)
         agents[1].decide(batch)
         for agent in agents:
-            decided = agent.store.decision(1500 * turn + 7)
+            decided = agent.store.decision(2300 * turn + 7)
             agent.observe(outcomes(np.random.default_rng(turn), decided))
             agent.refresh(review=False)
-        assert agents[0].light.pending.next == 1500 * (turn + 1)
+        assert agents[0].light.pending.next == 2300 * (turn + 1)
         assert agents[0].fold.to_bytes() == agents[1].fold.to_bytes()
         if turn == 1:
             agents = tuple(

@@ -24,7 +24,7 @@ from equipoise.agent.config import BudgetConfig, ExperimentConfig, PolicyConfig
 from equipoise.agent.lifecycle import stored_config
 from equipoise.agent.lifecycle.rules import rule_id
 from equipoise.agent.maintenance.audit import Audit, audit
-from equipoise.store.format.sql_rows import LOG_TABLES
+from equipoise.store.format.sql_rows import LOG_TABLES, Columns
 from equipoise.store.records import Control
 from equipoise.store.sql import chain
 from equipoise.store.sql.chain import Anchor
@@ -239,6 +239,11 @@ def honest(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Anchor]:
         return path, store.anchor(traffic.at)
 
 
+def _alone(table: str, row: chain.Row) -> Columns:
+    (found,) = (each for each in LOG_TABLES if each.name == table)
+    return Columns(found, [[value] for value in row])
+
+
 def rechain(connection: sqlite3.Connection) -> None:
     """Make every chain anew from what is there, as somebody would who knows how."""
     connection.execute("BEGIN")
@@ -252,7 +257,7 @@ def rechain(connection: sqlite3.Connection) -> None:
         # Whoever deletes a row in the middle cannot number the others anew without more.
         if held is not None and held[0] != row[0]:
             break
-        held = chain.extend(connection, held, row[0], [(table, [row])])
+        held = chain.extend(connection, held, row[0], [_alone(table, row)])
         assert index == row[0]
     for name in chain.RECORDS:
         chain.extend_records(connection, name)

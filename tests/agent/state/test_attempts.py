@@ -18,7 +18,7 @@ from equipoise.agent.errors import AgentError, ConflictError
 from equipoise.agent.maintenance.export import tables
 from equipoise.agent.moments.codec import StateFormatError, decode, encode
 from equipoise.agent.record_adapter import RecordAdapter
-from equipoise.agent.state.fold import CHUNK
+from equipoise.agent.state.light_fold import CHUNK
 from equipoise.agent.state.recovery import _with_attempts
 from equipoise.store.memory import MemoryStore
 from equipoise.store.records import AttemptReport, Outcome, Request

@@ -10,7 +10,8 @@ from traffic import KEY, SETTINGS, Traffic, config, steps
 
 from equipoise.agent.agent import Agent
 from equipoise.agent.config import RewardConfig
-from equipoise.agent.state.fold import CHUNK, Fold
+from equipoise.agent.state.fold import Fold
+from equipoise.agent.state.light_fold import CHUNK
 from equipoise.store.batches import take
 from equipoise.store.memory import MemoryStore
 

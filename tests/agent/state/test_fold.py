@@ -8,8 +8,8 @@ from traffic import KEY, MODELS, Traffic, config, run
 
 from equipoise.agent.agent import Agent
 from equipoise.agent.moments.codec import StateFormatError, decode, encode
-from equipoise.agent.state import fold
-from equipoise.agent.state.fold import CHUNK
+from equipoise.agent.state import light_fold
+from equipoise.agent.state.light_fold import CHUNK
 from equipoise.store.batches import DecisionBatch, ObservationBatch, OutcomeBatch, take
 from equipoise.store.memory import MemoryStore
 from equipoise.store.sqlite import SqliteStore
@@ -115,11 +115,11 @@ def test_a_checkpoint_of_shorter_chunks_goes_on(monkeypatch):
     stores, agents = (MemoryStore(), MemoryStore()), []
     for store in stores:
         traffic = Traffic(np.random.default_rng(6))
-        monkeypatch.setattr(fold, "CHUNK", 1024 if store is stores[0] else CHUNK)
+        monkeypatch.setattr(light_fold, "CHUNK", 1024 if store is stores[0] else CHUNK)
         agent = Agent(config(), store, KEY)
         run(agent, traffic, 30, size=50)
         agent.checkpoint()
-        monkeypatch.setattr(fold, "CHUNK", CHUNK)
+        monkeypatch.setattr(light_fold, "CHUNK", CHUNK)
         agent = Agent(config(), store, KEY)
         run(agent, traffic, 60, size=100)
         agents.append(agent)
@@ -160,7 +160,18 @@ def test_parts_that_come_alone_and_together_leave_the_same_bits(seed, short_chun
                 outputs=np.full((np.count_nonzero(odd < 0.2), 2), np.nan),
             )
             expire = traffic.at + 500.0 * (rng.random() < 0.3)
-            for index, batch in enumerate((parts, later)):
+            # What says nothing but who answered comes of decisions that are complete, too.
+            again = replaced(
+                outcomes,
+                number=np.maximum(outcomes.number - rng.choice([0, 90, 900]), 0),
+                reward=np.full(90, np.nan),
+                outputs=np.full((90, 2), np.nan),
+                delivered=np.zeros(90, dtype=bool),
+                attempt=np.full(90, 3),
+            )
+            mixed = np.concatenate([[0], 1 + rng.permutation(88), [89]])
+            parts = take(parts, mixed)
+            for index, batch in enumerate((parts, later, again)):
                 every = np.arange(len(batch))
                 for rows in every[:, None] if alone else [every]:
                     agent._log(take(batch, rows))

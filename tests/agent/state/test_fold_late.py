@@ -12,7 +12,7 @@ from equipoise.agent.agent import Agent
 from equipoise.agent.config import GuardrailConfig, RewardConfig
 from equipoise.agent.errors import AgentError, ConflictError
 from equipoise.agent.record_adapter import RecordAdapter
-from equipoise.agent.state.fold import CHUNK
+from equipoise.agent.state.light_fold import CHUNK
 from equipoise.store.batches import take
 from equipoise.store.memory import MemoryStore
 from equipoise.store.records import Outcome, Request

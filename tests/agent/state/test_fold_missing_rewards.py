@@ -14,7 +14,7 @@ from equipoise.agent.agent import Agent
 from equipoise.agent.config import PolicyConfig, RewardConfig
 from equipoise.agent.estimators import FAMILIES
 from equipoise.agent.lifecycle.rules import RuleBook
-from equipoise.agent.state.fold import CHUNK
+from equipoise.agent.state.light_fold import CHUNK
 from equipoise.store.memory import MemoryStore
 
 LOW, HIGH, VALUE = 2.0, 6.0, 3.0

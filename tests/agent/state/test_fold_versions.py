@@ -19,7 +19,7 @@ from equipoise.agent.maintenance.export import tables
 from equipoise.agent.moments.additive import unit_groups
 from equipoise.agent.moments.codec import decode
 from equipoise.agent.moments.state import Moments
-from equipoise.agent.state.fold import CHUNK
+from equipoise.agent.state.light_fold import CHUNK
 from equipoise.store.batches import DecisionBatch, ObservationBatch, OutcomeBatch, take
 from equipoise.store.contract import Segment
 from equipoise.store.memory import MemoryStore

@@ -25,6 +25,7 @@ from equipoise.agent.service.analyst.connection import AnalystError, CrowdedErro
 from equipoise.agent.service.analyst.reports import AlarmAction, report
 from equipoise.agent.service.daemon import Daemon
 from equipoise.agent.service.telemetry import Log
+from equipoise.agent.state import fold
 from equipoise.store.contract import StoredRecord
 from equipoise.store.errors import FullStoreError
 from equipoise.store.journal import JournaledStore
@@ -491,7 +492,10 @@ def test_a_store_that_fails_meanwhile_leaves_the_daemon_as_it_was(
     run(daemon, work)
 
 
-def test_rows_are_closed_and_late_alike_with_sums_and_without(tmp_path: Path):
+def test_rows_are_closed_and_late_alike_with_sums_and_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(fold, "CHUNK", 1024)
     found = []
     for name in ("whole", "light"):
         (tmp_path / name).mkdir()

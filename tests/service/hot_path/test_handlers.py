@@ -12,7 +12,7 @@ from urllib.parse import quote, urlencode
 import pytest
 from commands import run_command
 from forking import run_forked
-from running import Running, running
+from running import Running, running, until
 
 from equipoise.agent.client import Client
 
@@ -93,6 +93,7 @@ def test_an_id_is_anybodys_text_from_the_router_to_the_export(daemon: Running) -
     done = run_command("export", daemon.store, "--out", daemon.folder / "out")
     assert done.returncode == 0, done.stderr
     with sqlite3.connect(daemon.store) as opened:
+        until(lambda: opened.execute("SELECT count(*) FROM decisions").fetchone()[0] == len(IDS))
         names = [name for (name,) in opened.execute("SELECT request_id FROM decisions")]
     assert names == IDS
     for line in daemon.log:

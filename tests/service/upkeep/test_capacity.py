@@ -129,6 +129,7 @@ def test_a_refused_append_breaks_nothing(
     body = b'{"request_id": "r%d", "routed": "large", "features": {"words": 1}}'
     assert b'"reason":null' in daemon.hot.decide(body % 1)
     store = daemon.store
+    store.settle()  # a row that waits would be tried again, and refused for as long
     before = store.next_seq, store.decisions, store._mark.rows
     moved = store.path.with_name("elsewhere.mark")
     if step == "no number left":

@@ -6,10 +6,11 @@ import errno
 import os
 import sqlite3
 import struct
+import tempfile
 import threading
 import zlib
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +27,23 @@ from equipoise.store.errors import (
     CorruptStoreError,
     FullStoreError,
     ReadOnlyStoreError,
+    SequenceError,
     SlowStoreError,
     StoreError,
     WriteError,
 )
 from equipoise.store.format import frames as tail_module
-from equipoise.store.format.frames import read_segment, scan, tail_files, to_frame
-from equipoise.store.format.sql_rows import merge
+from equipoise.store.format.frames import (
+    merge_frames,
+    read_segment,
+    scan,
+    tail_files,
+    to_frame,
+)
+from equipoise.store.format.sql_rows import merge, to_rows
 from equipoise.store.journal import JournaledStore
 from equipoise.store.memory import MemoryStore
+from equipoise.store.sql import chain
 from equipoise.store.sqlite import SqliteStore
 
 
@@ -142,15 +151,67 @@ def test_merging_keeps_every_row_and_its_seq(
 ) -> None:
     author, seq, segments = new_author(seed), 0, []
     for size in sizes:
-        segments.append(Segment(seq, author.anything(size)))
+        if author.rng.random() < 0.2:
+            author.outputs = author.features = 5 - author.features
+        batch = author.anything(size)
+        segments.append(Segment(seq, batch, to_frame(seq, batch, 7)))
         seq += size
     before = [row for part in segments for row in rows_of(part.seq, part.batch)]
-    after = []
-    for seqs, batch in merge(segments):
-        assert (seqs[1:] > seqs[:-1]).all()
-        for (_, *rest), number in zip(rows_of(0, batch), seqs.tolist(), strict=True):
-            after.append((number, *rest))
-    assert sorted(after, key=lambda row: row[0]) == before
+    for way in (merge, merge_frames):
+        after = []
+        for seqs, batch in way(segments):
+            assert (seqs[1:] > seqs[:-1]).all()
+            for (_, *rest), number in zip(rows_of(0, batch), seqs.tolist(), strict=True):
+                after.append((number, *rest))
+        assert sorted(after, key=lambda row: row[0]) == before
+    some = [replace(segment, frame=None) if segment.seq % 2 else segment for segment in segments]
+    assert sum(len(seqs) for seqs, _ in merge_frames(some)) == len(before)
+
+
+@settings(deadline=None, max_examples=10)
+@given(seed=st.integers(0, 2**32 - 1), most=st.sampled_from([1, 40]))
+def test_frames_give_the_rows_and_the_digest_that_batches_give(
+    new_author: Any, seed: int, most: int
+) -> None:
+    """Alone and in transactions of hundreds of rows, whatever of them is NULL."""
+    author, seq, segments = new_author(seed), 0, []
+    for _ in range(60):
+        batch = author.anything(int(author.rng.integers(1, most + 1)))
+        segments.append(Segment(seq, batch, to_frame(seq, batch)))
+        seq += len(batch)
+    kept = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("alone", "frames", "batches"):
+            with SqliteStore(Path(folder, f"{name}.db")) as store:
+                if name == "alone":
+                    for segment in segments:
+                        store.append(segment.batch)
+                elif name == "frames":
+                    store.append_together(segments)
+                else:
+                    store.append_together([replace(each, frame=None) for each in segments])
+                kept.append((store.rows_in_order(0, seq), store.anchor(0.0)))
+    assert kept[0] == kept[1] == kept[2]
+    rows, anchor = kept[0]
+    assert [row for _, row in rows] == [
+        row for each in segments for row in to_rows(each.batch, each.seq)
+    ]
+    digest = chain.first_digest(0)
+    for table, row in rows:
+        digest = chain.next_digest(digest, table, row)
+    assert anchor.log == chain.Place(seq, digest.hex())
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_misnumbered_decisions_never_follow_the_log(path: Path, author: Any, rows: int) -> None:
+    wrong = author.decisions(rows, number=np.arange(1, rows + 1))
+    alone = DecisionBatch.of_row(tuple(getattr(wrong, each.name) for each in fields(wrong)))
+    object.__setattr__(alone, "row", (1, *alone.row[1:]))
+    with SqliteStore(path) as store:
+        for batch in (wrong, alone) if rows == 1 else (wrong,):
+            with pytest.raises(SequenceError, match="has number 1, expected 0"):
+                store.append_together([Segment(0, batch)])
+        assert store.next_seq == 0
 
 
 def test_the_next_writer_takes_the_tail_in(
