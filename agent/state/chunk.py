@@ -144,22 +144,40 @@ class ChunkSums:
             now = np.flatnonzero(column < models)
             group = context_groups(context[now], groups)
             moments.simulation.update(group, column[now], phi[now], cost[now])
-        for rows, coded, unit in joined(self._light.observed):
+        self.add(moments, start, self.gathered())
+
+    def gathered(self) -> list[tuple[NDArray[Any], ...]]:
+        """Columns of what the chunk has gathered, replays aside: rows of usage logs, and the
+        numbers of decisions that are complete and that have their reward, in the log's order."""
+        none = np.zeros(0, dtype=np.int64)
+        light, width = self._light, self._light.dimensions.features
+        completed = joined([(numbers,) for numbers in light.completed])
+        rewarded = joined([(numbers,) for numbers in light.rewarded])
+        return [
+            *(joined(light.observed) or [(np.zeros((0, width)), none, none)]),
+            *(completed or [(none,)]),
+            *(rewarded or [(none,)]),
+        ]
+
+    def add(self, moments: Moments, start: int, parts: list[tuple[NDArray[Any], ...]]) -> None:
+        """Add rows of `gathered` in place. start: the watermark before the chunk."""
+        (rows, coded, unit), (completed,), (rewarded,) = parts
+        groups, known = self._light.dimensions.groups, moments.dimensions.former
+        models, versions = self._light.dimensions.models, self._light.versions
+        if len(rows):
             group = unit_groups(unit, groups)
             column = versions.columns(coded // models, coded % models, known)
             moments.obs.update(group, column, None, rows)
             now = np.flatnonzero(coded // models >= known)
             reward = rows[now, -1]
             moments.routing.update(group[now], np.ones(len(now)), reward)
-        rewarded = joined([(numbers,) for numbers in self._light.rewarded])
-        completed = joined([(numbers,) for numbers in self._light.completed])
         # The rows of the table come into the cache in their order here.
-        for (numbers,) in completed:
-            at = self._light.pending.rows(numbers)
-            counts = ~self._light.in_order(at) | (numbers < start)
+        if len(completed):
+            at = self._light.pending.rows(completed)
+            counts = ~self._light.in_order(at) | (completed < start)
             self._scorers(moments, some(at, counts))
-        for (numbers,) in rewarded:
-            at = self._light.pending.rows(numbers)
+        if len(rewarded):
+            at = self._light.pending.rows(rewarded)
             self._rewards(moments, some(at, ~self._light.in_order(at)))
 
     def passed(self, moments: Moments, start: int, stop: int) -> None:

@@ -20,6 +20,7 @@ from equipoise.agent.moments.codec import StateFormatError, decode_like, encode,
 from equipoise.agent.moments.scorer import SimulationMoments
 from equipoise.agent.moments.state import Moments
 from equipoise.agent.monitors.monitor_set import MonitorSet
+from equipoise.agent.state import light_fold
 from equipoise.agent.state.certified_sums import Ahead, CertifiedSums, Spec
 from equipoise.agent.state.chunk import (
     ChunkSums,
@@ -35,6 +36,8 @@ from equipoise.store.batches import (
 )
 
 T = TypeVar("T")
+BLOCK = 1024
+"""Rows that views add to the sums of an open chunk at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,18 @@ class View:
         return self.certified.watermark
 
 
+@dataclass(slots=True)
+class Begun:
+    """What views share: the moments, with whole blocks of what the open chunk has gathered.
+
+    key: of what they hold, beside the rows; counts: rows that are in, of each part of `gathered`.
+    """
+
+    key: tuple[int, int, int]
+    moments: Moments
+    counts: list[int]
+
+
 class Fold:
     """The whole fold: a light one, and the sums of everything that is closed.
 
@@ -85,6 +100,7 @@ class Fold:
         self._contradicts = -1, -1, ""
         self._replays: tuple[int, SimulationMoments] | None = None
         self._ahead = Ahead()
+        self._begun: Begun | None = None
         self.moments = Moments.empty(dimensions)
         self.certified = CertifiedSums(spec)
         self.watch = MonitorFeed(panel, features, spec, dimensions.models, dimensions.features)
@@ -111,19 +127,49 @@ class Fold:
 
     def view(self) -> View:
         """Everything that was logged so far, the unfinished chunk included, on copies."""
-        moments, start = self._copied(), self.certified.watermark
-        moments = self._renewed(moments, None, self.light.next_seq + 1)
-        self._sums.rows(moments, start)
-        light = self.light
+        light, start = self.light, self.certified.watermark
+        moments = self._summed(start)
         inputs = light.pending, self._rules, light.simulated, len(light.versions.renewals)
         certified, predicted = self._ahead.of(self.certified, *inputs)
         self._sums.passed(moments, start, certified.watermark)
         return View(moments, certified, start, predicted)
 
-    def _copied(self) -> Moments:
-        """A copy of the moments. The sums of replays, which are most of it, are those of the copy
+    def _summed(self, start: int) -> Moments:
+        """The moments up to the newest log row, on a copy. start: the watermark.
+
+        What the open chunk has gathered is added in blocks of `BLOCK` rows from the chunk's begin,
+        so that a view need not add again what the view before has added: the blocks, and so the
+        bits, are the log's alone.
+        """
+        light, sums = self.light, self._sums
+        renewed = len(light.versions.renewals) > self.moments.dimensions.former
+        others = any(len(rows) for rows, *_ in (*light.replayed, *light.observed))
+        if renewed or others:
+            # A new version and a replay say something of decisions that were gathered before, and
+            # usage rows share sums with them: the order would then be that of the views.
+            self._begun = None
+            moments = self._renewed(self._copied(self.moments), None, light.next_seq + 1)
+            sums.rows(moments, start)
+            return moments
+        key = light.next_seq // light_fold.CHUNK, light.retold, self.moments.dimensions.former
+        begun, parts = self._begun, sums.gathered()
+        if begun is None or begun.key != key:
+            begun = self._begun = Begun(key, self._copied(self.moments), [0, 0, 0])
+        while any(len(part[0]) >= n + BLOCK for part, n in zip(parts, begun.counts, strict=True)):
+            whole = [
+                BLOCK * (len(part[0]) >= n + BLOCK)
+                for part, n in zip(parts, begun.counts, strict=True)
+            ]
+            sums.add(begun.moments, start, _rows(parts, begun.counts, whole))
+            begun.counts = [n + more for n, more in zip(begun.counts, whole, strict=True)]
+        moments = self._copied(begun.moments)
+        sums.add(moments, start, _rows(parts, begun.counts, [BLOCK] * 3))
+        return moments
+
+    def _copied(self, own: Moments) -> Moments:
+        """A copy of these moments. The sums of replays, which are most of it, are those of the copy
         before where no replay came since."""
-        own, kept = self.moments, self._replays
+        kept = self._replays
         grows = any(len(context) for context, *_ in self.light.replayed)
         same = kept is not None and kept[0] == own.dimensions.former
         if (
@@ -171,7 +217,7 @@ class Fold:
         """Become the state of `to_bytes`; StateFormatError, and no change, on any other bytes."""
         arrays, fields = decode_like(state, *self._state())
         part = parts(arrays)
-        self._replays, self._ahead = None, Ahead()
+        self._replays, self._ahead, self._begun = None, Ahead(), None
         if not self.certified.holds(part["certified"]):
             raise StateFormatError("the certified sums are of another configuration")
         self.moments = Moments.from_bytes(arrays["moments"].tobytes())
@@ -224,3 +270,13 @@ class Fold:
                 for numbers, each in zip(completed, served, strict=True)
             ]
         watch.compare(table, self.light.simulated, completed, replayed, moments)
+
+
+def _rows(
+    parts: list[tuple[NDArray[Any], ...]], first: list[int], most: list[int]
+) -> list[tuple[NDArray[Any], ...]]:
+    """Of each part at most so many rows from `first` on."""
+    return [
+        tuple(column[start : start + count] for column in part)
+        for part, start, count in zip(parts, first, most, strict=True)
+    ]

@@ -94,6 +94,8 @@ class LightFold:
         self.randomized = 0
         self.masked = 0
         self.late = 0
+        self.retold = 0
+        """Changes whenever a part comes of a decision that the chunk had gathered before."""
         self.ledger = ledger or Ledger(dimensions.models)
         self.pending = OpenDecisions(
             dimensions.context,
@@ -404,6 +406,7 @@ class LightFold:
         if row < 0 or table.expired[row] or (complete and number < self.watermark):
             self.late += 1
             return
+        self.retold += bool(table.waits[row])
         reward = batch.reward.item()
         if reward == reward:
             if not table.has_reward[row]:
@@ -432,6 +435,7 @@ class LightFold:
             return rewarded, completed
         # Outcomes in the order of their decisions lie in one piece of the table.
         rows = span(table.rows(batch.number))
+        self.retold += bool(table.waits[rows].any())
         had_reward = table.has_reward[rows].copy()
         before = had_reward & table.has_outputs[rows]
         with_reward = ~np.isnan(batch.reward)

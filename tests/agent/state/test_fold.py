@@ -8,6 +8,7 @@ from traffic import KEY, MODELS, Traffic, config, run
 
 from equipoise.agent.agent import Agent
 from equipoise.agent.moments.codec import StateFormatError, decode, encode
+from equipoise.agent.state import fold as state_fold
 from equipoise.agent.state import light_fold
 from equipoise.agent.state.light_fold import CHUNK
 from equipoise.store.batches import DecisionBatch, ObservationBatch, OutcomeBatch, take
@@ -314,3 +315,45 @@ def test_pending_table_stays_small_over_a_long_stream():
         agent.observe(traffic.outcomes(agent.decide(traffic.requests(200))))
     assert len(agent.light.pending.rate) <= 2 * CHUNK
     assert agent.light.pending.next == 30_000
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_views_that_go_on_are_those_of_a_fold_that_made_none(
+    seed, monkeypatch, short_chunks
+) -> None:
+    """Whatever was viewed before, and whatever came later of decisions that views had seen."""
+    rng, store = np.random.default_rng(seed), MemoryStore()
+    agent, traffic = Agent(config(), store, KEY), Traffic(np.random.default_rng(seed))
+    agent.simulate(traffic.simulations())
+    went_on = retold = 0
+    late: list[OutcomeBatch] = []
+    for turn in range(60):
+        decided = agent.decide(traffic.requests(int(rng.integers(5, 60))))
+        told = traffic.outcomes(decided)
+        if turn % 7 == 5:
+            # The reward alone, which is gathered, and the outputs after views saw it.
+            agent.observe(replaced(told, outputs=np.full((len(told), 2), np.nan)))
+            late.append(replaced(told, reward=np.full(len(told), np.nan)))
+        else:
+            agent.observe(told)
+        if turn % 7 == 1 and late:
+            agent.observe(late.pop())
+        if turn in (20, 50):
+            agent.ingest(traffic.observations(5))
+        if turn % 2:
+            monkeypatch.setattr(state_fold, "BLOCK", 16)
+            key = agent.fold._begun and agent.fold._begun.key
+            seen = agent.fold.view()
+            begun = agent.fold._begun
+            if key is not None and begun is not None:
+                went_on += key == begun.key and begun.counts[2] > 16
+                retold += key[1] != begun.key[1]
+            fresh = Agent(config(), store, KEY).fold
+            assert seen.moments.to_bytes() == fresh.view().moments.to_bytes()
+            monkeypatch.setattr(state_fold, "BLOCK", 10**6)
+            whole = Agent(config(), store, KEY).fold.view().moments
+            for name, array in whole.arms.arrays().items():
+                own = seen.moments.arms.arrays()[name]
+                np.testing.assert_allclose(own, array, rtol=1e-11, atol=1e-11, err_msg=name)
+    assert went_on > 5
+    assert retold > 0
