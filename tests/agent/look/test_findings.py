@@ -227,7 +227,7 @@ def test_plans_of_other_rewards_are_taken_by_the_planner(
     for module in ("agent.planning.plan", "agent.look.settling"):
         # What both hand to the planner says enough, and takes no time.
         monkeypatch.setattr(
-            f"equipoise.{module}.make_plan", lambda each: asked.append(each.request)
+            f"equipoise.{module}.make_plan", lambda each, **_: asked.append(each.request)
         )
     plan = settled(look(path)[0])
     assert plan.why == ""

@@ -338,8 +338,8 @@ def test_views_that_go_on_are_those_of_a_fold_that_made_none(
             agent.observe(told)
         if turn % 7 == 1 and late:
             agent.observe(late.pop())
-        if turn in (20, 50):
-            agent.ingest(traffic.observations(5))
+        if turn in (8, 22, 36, 38, 50):
+            agent.ingest(traffic.observations(40))
         if turn % 2:
             monkeypatch.setattr(state_fold, "BLOCK", 16)
             key = agent.fold._begun and agent.fold._begun.key
