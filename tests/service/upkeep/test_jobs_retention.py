@@ -71,8 +71,10 @@ def test_old_rows_go_to_files_and_everything_goes_on(tmp_path: Path):
         for field in ("value", "lower", "upper", "exp_rewards"):
             found = [[row[field] for row in told["models"]] for told in (before, after)]
             assert found[0] == found[1]
-        # Nobody remembers now: it is late, logged and not used.
-        assert daemon.ask("POST", "/v1/outcomes", [old]).json["late"] == 1
+        # Its row is gone, and the table of open decisions remembers what was said until it moves.
+        assert daemon.ask("POST", "/v1/outcomes", [old]).json["duplicates"] == 1
+        other = daemon.ask("POST", "/v1/outcomes", [{**old, "reward": 0.0}])
+        assert other.json["rejected"][0]["status"] == 409
         assert daemon.stop() == 0
     files = sorted((tmp_path / "old").glob("*.decisions.parquet"))
     numbers = [n for file in files for n in pq.read_table(file)["number"].to_pylist()]
