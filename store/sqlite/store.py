@@ -10,7 +10,8 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
@@ -71,9 +72,10 @@ from equipoise.store.sqlite.opening import Leftovers, inspect_files, names_of
 from equipoise.store.sqlite.schema import STORE_ID
 
 _READING_SECONDS = 1.0
-ROWS_AT_ONCE = 512
+ROWS_AT_ONCE = 256
 """Few enough that one call for all of them never holds up the thread that answers."""
 _ROWS_A_STATEMENT = (32, 8, 1)
+_REST_SECONDS = 2e-5
 _NEXT_SEQ = "SELECT max({}, {} - 1) + 1".format(
     ", ".join(f"coalesce((SELECT max(seq) FROM {table.name}), -1)" for table in LOG_TABLES), BEGINS
 )
@@ -293,7 +295,7 @@ class SqliteStore(SqlStore):
             if not segments:
                 return
             with self._session.transaction() as connection:
-                chained = _write(connection, segments, self._chained)
+                chained = _write(connection, segments, self._chained, _rest)
             self._counters, self._chained = (next_seq, decisions), chained
             self.mark.advance(next_seq, decisions)
 
@@ -324,19 +326,35 @@ class SqliteStore(SqlStore):
             self._ends.close()
 
 
+def _go_on() -> None:
+    """No rest: nobody waits for this thread's core."""
+
+
+def _rest() -> None:
+    """Leave the core to the thread that answers, if it wants it: where they share one, Linux may let
+    a thread that works run for milliseconds before one that has just become ready."""
+    time.sleep(_REST_SECONDS)
+
+
 def _write(
-    connection: Connection, segments: Sequence[Segment], chained: tuple[int, bytes] | None
+    connection: Connection,
+    segments: Sequence[Segment],
+    chained: tuple[int, bytes] | None,
+    rest: Callable[[], None] = _go_on,
 ) -> tuple[int, bytes] | None:
-    """Insert and chain the rows of segments; where their chain ends. chained: where it did."""
+    """Insert and chain the rows of segments; where their chain ends. chained: where it did.
+    rest: called every fraction of a millisecond."""
     for part in bounded(segments, ROWS_AT_ONCE):
         written = [to_columns(batch, seqs) for seqs, batch in merge_frames(part)]
+        rest()
         for columns in written:
-            _insert(connection, columns)
+            _insert(connection, columns, rest)
         chained = chain.extend(connection, chained, part[0].seq, written)
+        rest()
     return chained
 
 
-def _insert(connection: Connection, columns: Columns) -> None:
+def _insert(connection: Connection, columns: Columns, rest: Callable[[], None]) -> None:
     """Insert rows, many by a statement, without their columns of NULLs: Python's sqlite3 takes as
     long to bind a NULL as for five numbers."""
     present = tuple(at for at, column in enumerate(columns.values) if column is not None)
@@ -346,6 +364,8 @@ def _insert(connection: Connection, columns: Columns) -> None:
         statement = _statement(columns.table.name, present, many)
         for _ in range(left // many):
             connection.execute(statement, [value for row in islice(rows, many) for value in row])
+            if many == _ROWS_A_STATEMENT[0]:
+                rest()
         left %= many
 
 
