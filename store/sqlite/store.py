@@ -331,8 +331,8 @@ def _go_on() -> None:
 
 
 def _rest() -> None:
-    """Leave the core to the thread that answers, if it wants it: where they share one, Linux may let
-    a thread that works run for milliseconds before one that has just become ready."""
+    """Leave the core to the thread that answers, if it wants it: where they share one, Linux may
+    let a thread that works run for milliseconds before one that has just become ready."""
     time.sleep(_REST_SECONDS)
 
 
