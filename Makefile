@@ -41,7 +41,7 @@ format: .venv/.stamp-dev ## Rewrite the sources in the house format
 	$(BIN)/ruff check --fix .
 
 bench: .venv/.stamp-bench ## Measure speed against the peers
-	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python tests/performance/run.py
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python tests/performance/run.py $(BENCH_FLAGS)
 
 bench-service: .venv/.stamp-run ## Load the daemon on schedule, beside a bare server
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python tests/performance/service_bench.py $(BENCH_FLAGS)
