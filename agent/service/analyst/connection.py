@@ -297,6 +297,8 @@ class AnalystConnection:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             env=environment,
+            # Signals of the terminal are for the daemon, which ends the analyst itself.
+            start_new_session=True,
         )
         # It reads every rule that is in the store by now.
         self._adopted.clear()

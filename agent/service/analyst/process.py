@@ -131,10 +131,6 @@ Reply: TypeAlias = Answer | State | Planned | Foreseen | Doing | Failure
 def main() -> None:
     """Answer questions from standard input until it ends."""
     _end_with(os.getppid())
-    # Signals of the terminal are for the daemon, which ends the analyst itself. No session of its
-    # own: where Linux groups processes by session (autogroup), a session has a share of the core
-    # whatever its priority, and what follows would mean nothing.
-    os.setpgid(0, 0)
     # Whatever a library prints must not end up between two messages.
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
