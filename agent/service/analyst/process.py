@@ -134,7 +134,7 @@ def main() -> None:
     # Whatever a library prints must not end up between two messages.
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    # Decisions come first where both want one core: whoever waits for one wakes up at once.
+    # Decisions come first where both want one core, unless Linux groups processes by session.
     os.nice(10)
     if hasattr(os, "SCHED_IDLE"):
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))

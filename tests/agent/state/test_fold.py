@@ -317,7 +317,7 @@ def test_pending_table_stays_small_over_a_long_stream():
     assert agent.light.pending.next == 30_000
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", range(3))
 def test_views_that_go_on_are_those_of_a_fold_that_made_none(
     seed, monkeypatch, short_chunks
 ) -> None:
@@ -337,7 +337,9 @@ def test_views_that_go_on_are_those_of_a_fold_that_made_none(
         else:
             agent.observe(told)
         if turn % 7 == 1 and late:
-            agent.observe(late.pop())
+            part = late.pop()
+            for rows in [np.full(len(part), True)] if seed % 2 else np.eye(len(part), dtype=bool):
+                agent.observe(picked(part, rows))
         if turn in (8, 22, 36, 38, 50):
             agent.ingest(traffic.observations(40))
         if turn % 2:
